@@ -1,0 +1,171 @@
+"""From what the node says to the JSON of the answers.
+
+Separate so that the shapes of schemas.py are filled in one place, and without parsing and writing
+again the values, which leave as the bytes that are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from ..core.draft import Appended
+from ..core.errors import LatticeError
+from ..core.identity import peer_id_of
+from ..core.limits import FROZEN_NEVER
+from ..core.rows import LiveVersion
+from ..node.facade import KeyView, LedgerView, NodeFacade
+from ..schemas import Head, Key, LedgerState, LungStatus, Sibling, Status, Written
+from .values import is_readable
+
+UNREADABLE = "unreadable_value"
+_HIDDEN = "details are shown to operators"
+
+
+def answer(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response; dataclasses become objects."""
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def clock_text(clock: int) -> str:
+    """A hybrid clock as `milliseconds-count`: as a number it would not survive most JSON parsers."""
+    return f"{clock >> 16}-{clock & 0xFFFF}"
+
+
+def tag_of(view: KeyView) -> str:
+    """The entity tag of a key: the winner's version; with a counter, the number of additions too."""
+    version = str(view.winner.version) if view.winner else ""
+    return f'"{version}+{view.adds}"' if view.adds else f'"{version}"'
+
+
+class KeyWriter:
+    """Turns key views into answers; keeps the text of authors, of which a page has few."""
+
+    def __init__(self, node: NodeFacade) -> None:
+        self._node = node
+        self._authors: dict[bytes, str] = {}
+
+    def key(self, view: KeyView) -> Key:
+        """The object of one key. `error` is set and `value` null when the value is not JSON."""
+        winner = view.winner
+        value, error = self._shown(view.value) if winner is not None else (None, None)
+        return Key(
+            key=view.key.decode("utf-8", "replace"),
+            value=value,
+            version=str(winner.version) if winner else None,
+            author=self._author(winner.author) if winner else None,
+            clock=clock_text(winner.clock) if winner else None,
+            siblings=[self._sibling(live) for live in view.live[1:]],
+            adds=view.adds,
+            total=view.total if view.adds else None,
+            error=error,
+        )
+
+    def _sibling(self, live: LiveVersion) -> Sibling:
+        value, _ = self._shown(self._node.value(live))
+        return Sibling(str(live.version), self._author(live.author), clock_text(live.clock), value)
+
+    def _author(self, author: bytes) -> str:
+        text = self._authors.get(author)
+        if text is None:
+            text = self._authors[author] = peer_id_of(author)
+        return text
+
+    def _shown(self, stored: bytes | None) -> tuple[Any, str | None]:
+        if stored is None or not is_readable(stored):
+            return None, UNREADABLE
+        return orjson.Fragment(stored), None
+
+
+def written(done: Appended) -> Written:
+    versions = [str(version) for version in done.versions]
+    return Written(
+        success=True,
+        id=done.id.hex(),
+        author=peer_id_of(done.author),
+        epoch=f"{done.epoch:016x}",
+        seq=done.seq,
+        clock=clock_text(done.clock),
+        version=versions[0],
+        versions=versions,
+        merkle_root=done.state_root.hex(),
+        log_root=done.log_root.hex(),
+        repeated=done.repeated,
+    )
+
+
+def ledger_state(view: LedgerView, page: Sequence[Key] | None, after: str | None) -> LedgerState:
+    moment = datetime.fromtimestamp(view.timestamp_ms // 1000, UTC)
+    heads = [
+        Head(
+            peer_id_of(log.author),
+            f"{log.epoch:016x}",
+            head.seq,
+            head.id.hex(),
+            None if head.frozen == FROZEN_NEVER else head.frozen,
+        )
+        for log, head in sorted(view.heads.items())
+    ]
+    return LedgerState(
+        success=True,
+        merkle_root=view.state_root.hex(),
+        log_root=view.log_root.hex(),
+        state_size=view.state_size,
+        entry_count=view.entry_count,
+        heads=heads,
+        timestamp=f"{moment:%Y-%m-%dT%H:%M:%S}.{view.timestamp_ms % 1000:03d}Z",
+        timestamp_ms=view.timestamp_ms,
+        signature=view.signature.hex(),
+        signed=True,
+        state=list(page) if page is not None else None,
+        next=after,
+    )
+
+
+def reduced(status: Status) -> Status:
+    """The status for everybody (LATTICE_PUBLIC_STATUS): roots and states, no addresses.
+
+    Free text may quote an address, so it is replaced and not searched.
+    """
+    peers = [
+        replace(
+            peer,
+            id=_reduced_id(peer.id),
+            addresses=[],
+            p2p=_reduced_lung(peer.p2p),
+            http=_reduced_lung(peer.http),
+        )
+        for peer in status.peers
+    ]
+    return replace(
+        status,
+        listen_multiaddrs=[],
+        bootstrap_peers=[],
+        bridged_over_http=[_reduced_id(peer) for peer in status.bridged_over_http],
+        synced=[replace(one, peer=_reduced_id(one.peer)) for one in status.synced],
+        error=None if status.error is None else _HIDDEN,
+        alarms=[_HIDDEN for _ in status.alarms],
+        warnings=[_HIDDEN for _ in status.warnings],
+        peers=peers,
+    )
+
+
+def _reduced_id(peer: str) -> str:
+    """A peer that has never answered is known by its URL only."""
+    return peer if peer.isalnum() else "not yet identified"
+
+
+def _reduced_lung(lung: LungStatus) -> LungStatus:
+    return replace(lung, last_error=None if lung.last_error is None else _HIDDEN)
+
+
+def unreadable(key: str) -> LatticeError:
+    return LatticeError(
+        UNREADABLE,
+        f"The value of {key[:100]!r} is not JSON: another program wrote it. Its entry holds the bytes.",
+    )

@@ -1,0 +1,361 @@
+"""The guards in front of every route, as small pure ASGI middleware: Fence, Gate, Turnstile, Intake.
+
+Separate because they hold before any framework code runs and are shared by both listeners: the
+server underneath has neither a body limit nor a body time-out of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..core.errors import LatticeError
+from ..core.limits import HTTP_BODY_BYTES_MAX, HTTP_BODY_TIMEOUT_S
+from ..observability.logs import TaggedLogger
+from .access import Access, RouteClass, Rule, decode_text, rules_for
+from .problems import method_not_allowed, problem, problem_of
+
+# Long polls of many nodes may come from behind one address; each request may hold a whole body.
+PEER_REQUESTS_MAX: Final = 256
+PEER_REQUESTS_PER_ADDRESS_MAX: Final = 64
+# After a refusal the rest of the body is read and dropped for a moment, so that a client that sends
+# first and listens later still gets the answer and not a reset.
+_DRAIN_BYTES_MAX: Final = 2 * HTTP_BODY_BYTES_MAX
+_DRAIN_S: Final = 1.0
+
+_BODY: Final = "lattice.body"
+_OPERATOR: Final = "lattice.operator"
+_CORS_ORIGIN: Final = "lattice.cors_origin"
+_PREFLIGHT_HEADERS: Final = "authorization, content-type, if-match, if-none-match, idempotency-key"
+_EXPOSED_HEADERS: Final = "etag, retry-after, idempotency-replayed"
+
+
+def body_of(scope: Scope) -> bytes:
+    """The request body that Intake has read."""
+    body = scope[_BODY]
+    assert isinstance(body, bytes)
+    return body
+
+
+def is_operator(scope: Scope) -> bool:
+    """Whether Gate took the caller for an operator (public routes are open to others too)."""
+    return bool(scope.get(_OPERATOR, False))
+
+
+def client_of(scope: Scope) -> str:
+    """The address of the other end of the connection, for logs and budgets."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+class Fence:
+    """The outermost guard: HTTP only, HEAD as a GET without a body, every failure in problem form.
+
+    Routing goes by the raw path: a key may hold slashes, newlines and `%2F`, and what Gate judged
+    must be the very string that the router matches.
+    """
+
+    def __init__(self, app: ASGIApp, *, logs: TaggedLogger | None = None) -> None:
+        self._app = app
+        self._logs = logs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
+        inner = dict(scope, path=raw.decode("latin-1"))
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            inner["method"] = "GET"
+        sender = _Sender(send, inner, drop_body=is_head)
+        try:
+            await self._app(inner, receive, sender)
+        except LatticeError as error:
+            await self._answer(error, inner, receive, sender)
+        except Exception as error:  # the last seam before the server: nothing may leave as a bare 500
+            if self._logs is not None:
+                self._logs.defect("API", "A request met a defect", error, method=scope["method"])
+            if sender.started:
+                raise
+            await refuse(
+                problem("internal", "The request met a defect of this program; its log has the details."),
+                inner,
+                receive,
+                sender,
+            )
+
+    async def _answer(self, error: LatticeError, scope: Scope, receive: Receive, sender: _Sender) -> None:
+        if sender.started:
+            raise error
+        if self._logs is not None and error.kind.level != "INFO":
+            say = self._logs.warning if error.kind.level == "WARNING" else self._logs.error
+            say(
+                "API", "A request was refused", code=error.code, detail=error.message, client=client_of(scope)
+            )
+        await refuse(problem_of(error), scope, receive, sender)
+
+
+class _Sender:
+    """Passes messages on, remembers whether the answer has begun, adds what every answer carries."""
+
+    def __init__(self, send: Send, scope: Scope, *, drop_body: bool) -> None:
+        self._send = send
+        self._scope = scope
+        self._drop_body = drop_body
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("cache-control", "no-store")
+            headers["x-content-type-options"] = "nosniff"
+            origin = self._scope.get(_CORS_ORIGIN)
+            if origin is not None:
+                headers["access-control-allow-origin"] = origin
+                headers["access-control-expose-headers"] = _EXPOSED_HEADERS
+                headers.add_vary_header("Origin")
+        elif self._drop_body and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an answer although the request's body may not have been read, then close."""
+    if _BODY in scope or not _has_body(scope["headers"]):
+        await response(scope, receive, send)
+        return
+    if scope["http_version"].startswith("1"):
+        response.headers["connection"] = "close"
+    await send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+    drained = 0
+    with trio.move_on_after(_DRAIN_S):
+        while drained <= _DRAIN_BYTES_MAX:
+            message = await receive()
+            drained += len(message.get("body", b""))
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                break
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Gate:
+    """Host, Origin, the table of routes, and the class of the route, in this order."""
+
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        rules = rules_for(scope["path"])
+        is_peer = any(rule.kind is RouteClass.PEER for rule in rules.values())
+        # A node is called under any name that its peers were told, and no browser has a sealed envelope.
+        host = "" if is_peer else self._checked_host(headers)
+        origin = None if is_peer else self._checked_origin(headers, host)
+        scope[_CORS_ORIGIN] = origin
+        if not rules:
+            raise LatticeError("not_found", "There is no such route; /docs lists what there is.")
+        allowed = _methods(rules)
+        if scope["method"] == "OPTIONS":
+            await _options(allowed, is_cors=origin is not None)(scope, receive, send)
+            return
+        rule = rules.get(scope["method"])
+        if rule is None:
+            await refuse(method_not_allowed(allowed), scope, receive, send)
+            return
+        decode_text(scope["query_string"], "query")
+        scope[_OPERATOR] = self._admit(rule, headers, scope, host)
+        await self._app(scope, receive, send)
+
+    def _checked_host(self, headers: list[tuple[bytes, bytes]]) -> str:
+        hosts = [value for name, value in headers if name == b"host"]
+        host = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
+        if not self._access.host_is_allowed(host):
+            raise LatticeError(
+                "bad_host",
+                f"This node is not called {host[:100]!r}; if it should be, list it in LATTICE_ALLOWED_HOSTS.",
+            )
+        return host
+
+    def _checked_origin(self, headers: list[tuple[bytes, bytes]], host: str) -> str | None:
+        """The origin when it is one of LATTICE_CORS_ORIGINS, else None."""
+        origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+        if not origins:
+            return None
+        if len(origins) > 1 or not self._access.origin_is_allowed(origins[0], host):
+            raise LatticeError(
+                "bad_origin",
+                f"Pages of {origins[0][:100]!r} may not call; list the origin in LATTICE_CORS_ORIGINS.",
+            )
+        return origins[0] if origins[0] in self._access.cors_origins else None
+
+    def _admit(self, rule: Rule, headers: list[tuple[bytes, bytes]], scope: Scope, host: str) -> bool:
+        """Whether the caller is an operator. Raises `unauthorized` where only an operator may call."""
+        if rule.kind is RouteClass.PEER:
+            return False
+        is_open = rule.kind is RouteClass.PUBLIC or (rule.status and self._access.public_status)
+        try:
+            operator = self._access.is_operator(headers, client_of(scope) or None, host)
+        except LatticeError:
+            if rule.kind is not RouteClass.PUBLIC:
+                raise
+            operator = False
+        if not operator and not is_open:
+            raise LatticeError(
+                "unauthorized",
+                "This route is for operators: call it from this machine by a loopback address and without a "
+                "proxy, or send `Authorization: Bearer` with the content of LATTICE_API_TOKEN_FILE.",
+            )
+        return operator
+
+
+def _methods(rules: Mapping[str, Rule]) -> tuple[str, ...]:
+    more = ("HEAD", "OPTIONS") if "GET" in rules else ("OPTIONS",)
+    return (*rules, *more)
+
+
+def _options(allowed: tuple[str, ...], *, is_cors: bool) -> Response:
+    headers = {"allow": ", ".join(allowed)}
+    if is_cors:
+        headers["access-control-allow-methods"] = ", ".join(allowed)
+        headers["access-control-allow-headers"] = _PREFLIGHT_HEADERS
+        headers["access-control-max-age"] = "600"
+    return Response(status_code=204, headers=headers)
+
+
+@dataclass(slots=True)
+class Turnstile:
+    """Bounds the peer requests in flight, in all and by address: each may hold a body of megabytes.
+
+    One is shared by all listeners of a node.
+    """
+
+    requests_max: int = PEER_REQUESTS_MAX
+    per_address_max: int = PEER_REQUESTS_PER_ADDRESS_MAX
+    _by_address: dict[str, int] = field(default_factory=dict)
+
+    def enter(self, address: str) -> None:
+        """Raises `too_many`."""
+        held = self._by_address.get(address, 0)
+        if held >= self.per_address_max or sum(self._by_address.values()) >= self.requests_max:
+            raise LatticeError("too_many", "Too many requests at once; try again in a second.")
+        self._by_address[address] = held + 1
+
+    def leave(self, address: str) -> None:
+        held = self._by_address[address] - 1
+        if held:
+            self._by_address[address] = held
+        else:
+            del self._by_address[address]
+
+
+class PeerLimit:
+    """Applies the Turnstile to routes of class PEER."""
+
+    def __init__(self, app: ASGIApp, *, turnstile: Turnstile, is_peer: Callable[[Scope], bool]) -> None:
+        self._app = app
+        self._turnstile = turnstile
+        self._is_peer = is_peer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._is_peer(scope):
+            await self._app(scope, receive, send)
+            return
+        address = client_of(scope)
+        self._turnstile.enter(address)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._turnstile.leave(address)
+
+
+class Intake:
+    """Reads the whole body before the route runs, under a cap and a deadline.
+
+    Only the body is under the deadline: an answer may take long and may be an endless stream.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_bytes_max: int = HTTP_BODY_BYTES_MAX,
+        timeout_s: float = HTTP_BODY_TIMEOUT_S,
+    ) -> None:
+        self._app = app
+        self._body_bytes_max = body_bytes_max
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            with trio.fail_after(self._timeout_s):
+                body = await self._read(scope["headers"], receive)
+        except trio.TooSlowError:
+            raise LatticeError(
+                "too_slow", f"The body did not arrive within {self._timeout_s:g} s; send it faster."
+            ) from None
+        if body is None:
+            return  # the client left in the middle of its request: nobody is there to answer
+        scope[_BODY] = body
+        replayed = False
+
+        async def replay() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes | None:
+        for name, value in headers:
+            if name == b"content-length" and (not value.isdigit() or int(value) > self._body_bytes_max):
+                raise self._too_large()
+            if name == b"content-encoding" and value.strip().lower() != b"identity":
+                raise LatticeError("bad_request", "A compressed body is not taken; send it as it is.")
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._body_bytes_max:
+                raise self._too_large()
+            if part:
+                parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _too_large(self) -> LatticeError:
+        return LatticeError("too_large", f"A body has at most {self._body_bytes_max} bytes.")
+
+
+def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+        for name, value in headers
+    )

@@ -1,0 +1,248 @@
+"""The commands and their options, for argparse.
+
+Separate because this is what every start pays for: it knows the names of all commands and loads none
+of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ..config.table import PREFIX, SETTINGS
+
+Run = Callable[[argparse.Namespace], int]
+
+_SETTING = "setting:"  # prefix of the attribute under which a setting's flag is kept
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, with a suggestion for a mistyped option."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"lattice: {message}{self._suggestion(message)}; see `{self.prog} --help`\n")
+        raise SystemExit(2)
+
+    def _suggestion(self, message: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in message.split():
+            if word.startswith("--"):
+                close = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+                return f": did you mean {close[0]}?" if close else ""
+        return ""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        # A subparser leaves what it does not know to its parent, which knows no better and would
+        # blame it on `lattice`: here each command complains itself, and can suggest.
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"there is no {' '.join(rest)}")
+        return found, rest
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the parsed arguments carry the command as `run`."""
+    parser = _Parser(
+        prog="lattice",
+        description="A node of a replicated ledger: start it, ask it, write to it.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 node not reachable, 4 not in sync, 5 not allowed, "
+        "78 bad configuration.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_local(commands)
+    _add_remote(commands)
+    _add_keys(commands)
+    return parser
+
+
+def flags_of(args: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given as flags, by LATTICE_* name."""
+    return {
+        name.removeprefix(_SETTING): value
+        for name, value in vars(args).items()
+        if name.startswith(_SETTING) and value is not None
+    }
+
+
+def _add_local(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _command(commands, "init", "make the identity and the network, or join one", _init)
+    _settings(add, shown=True)
+    add = _command(commands, "start", "run the node in the foreground", _start)
+    _settings(add, shown=True)
+    add = _command(commands, "stop", "stop the running node of these settings and wait for its end", _stop)
+    add.add_argument("--wait", type=float, default=30.0, metavar="S", help="seconds to wait (default 30)")
+    _settings(add)
+    add = _command(commands, "invite", "print a ticket for another machine", _invite)
+    _settings(add)
+    add = _command(commands, "logs", "show the end of the node's log, and follow it", _logs)
+    add.add_argument("-n", "--lines", type=_count, default=40, metavar="N", help="lines first (default 40)")
+    add.add_argument("--no-follow", dest="follow", action="store_false", help="do not wait for more")
+    _settings(add)
+
+
+def _add_remote(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _command(commands, "id", "show the peer id of this node", _id)
+    _reading(add)
+    add = _command(commands, "status", "show both lungs, the peers, the roots", _status)
+    add.add_argument(
+        "--require-sync", action="store_true", help="exit with 4 unless equal with every peer that is alive"
+    )
+    _reading(add)
+    add = _command(commands, "peers", "list the known peers", _peers)
+    _reading(add)
+    add = _command(commands, "switch", "choose the policy: auto, p2p or http", _switch)
+    add.add_argument("mode", metavar="MODE", help="auto, p2p or http")
+    _reading(add)
+
+
+def _add_keys(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _command(commands, "put", "write a value", _put)
+    add.add_argument("key")
+    add.add_argument("value", help="JSON text, @FILE, or - for standard input")
+    add.add_argument("--text", action="store_true", help="the value is text, not JSON")
+    add.add_argument("--if-absent", action="store_true", help="only if the key has no value")
+    _writing(add)
+    add = _command(commands, "get", "show the value of a key", _get)
+    add.add_argument("key")
+    add.add_argument("--raw", action="store_true", help="print a text value without quotes")
+    _reading(add)
+    add = _command(commands, "delete", "delete a key", _delete)
+    add.add_argument("key")
+    _writing(add)
+    add = _command(commands, "keys", "list keys in byte order", _keys)
+    add.add_argument("prefix", nargs="?", default="", help="only keys that start so")
+    add.add_argument("--after", metavar="KEY", help="only keys behind this one")
+    add.add_argument("--limit", type=_count, default=100, metavar="N", help="at most so many (default 100)")
+    add.add_argument("--all", action="store_true", help="all of them")
+    _reading(add)
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, text: str, run: Run
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser, *, shown: bool = False) -> None:
+    """The options of `start`: --env-file, and a flag for every setting."""
+    parser.add_argument("--env-file", metavar="FILE", help="read settings from this file (default .env)")
+    group = parser.add_argument_group("settings", "each as in the environment, and stronger")
+    for setting in SETTINGS:
+        names = [setting.flag, *(["--name"] if setting.field == "node_name" else [])]
+        text = setting.doc.replace("%", "%%") if shown else argparse.SUPPRESS
+        group.add_argument(*names, dest=_SETTING + setting.name, metavar="VALUE", help=text)
+    assert all(setting.name.startswith(PREFIX) for setting in SETTINGS)
+
+
+def _node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="base URL of another node's API")
+    parser.add_argument("--token-file", metavar="FILE", help="file with that node's token")
+    _settings(parser)
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _node(parser)
+
+
+def _writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ack", type=_count, default=1, metavar="N", help="wait until N nodes hold it")
+    parser.add_argument("--if-match", metavar="VERSION", help="only if this is the key's version")
+    _reading(parser)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**9):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count")
+    return int(text)
+
+
+# Each command is loaded here, when it runs, and not before.
+
+
+def _init(args: argparse.Namespace) -> int:
+    from .local import init
+
+    return init(args)
+
+
+def _start(args: argparse.Namespace) -> int:
+    from .local import start
+
+    return start(args)
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from .local import stop
+
+    return stop(args)
+
+
+def _invite(args: argparse.Namespace) -> int:
+    from .local import invite
+
+    return invite(args)
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from .tail import logs
+
+    return logs(args)
+
+
+def _id(args: argparse.Namespace) -> int:
+    from .remote import identity
+
+    return identity(args)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from .remote import status
+
+    return status(args)
+
+
+def _peers(args: argparse.Namespace) -> int:
+    from .remote import peers
+
+    return peers(args)
+
+
+def _switch(args: argparse.Namespace) -> int:
+    from .remote import switch
+
+    return switch(args)
+
+
+def _put(args: argparse.Namespace) -> int:
+    from .keys import put
+
+    return put(args)
+
+
+def _get(args: argparse.Namespace) -> int:
+    from .keys import get
+
+    return get(args)
+
+
+def _delete(args: argparse.Namespace) -> int:
+    from .keys import delete
+
+    return delete(args)
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from .keys import keys
+
+    return keys(args)

@@ -1,0 +1,146 @@
+"""The clients of a node's API over httpx: one that blocks, for programs and the command line, and an
+async one for trio.
+
+Separate from the calls because only here is a network: time-outs, tokens, and what a failure means.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+
+from ..core.errors import LatticeError
+from .calls import Call
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 30.0  # a write with ?ack=N may take 10 s, a full queue some more
+
+
+def read_token_file(path: Path) -> str:
+    """The token in a file. Raises LatticeError `unauthorized`."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatticeError("unauthorized", f"the token file {path} cannot be read: {error}") from error
+    if not token:
+        raise LatticeError("unauthorized", f"the token file {path} is empty")
+    return token
+
+
+class Client:
+    """A blocking client of one node. Use as a context manager, or call `close`.
+
+    `send` carries out a Call of `lattice.client.calls`; it raises the LatticeError that the node
+    answered, or `unreachable`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._http = httpx.Client(
+            verify=_tls(base_url, ca_file),
+            trust_env=False,  # a proxy of the environment must not see the token of a node next door
+            headers=_headers(token),
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, call: Call[T]) -> T:
+        try:
+            response = self._http.request(
+                call.method, self._base_url + call.target, headers=dict(call.headers), content=call.body
+            )
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise _unreachable(self._base_url, error) from error
+        return call.read(response.status_code, response.content)
+
+
+class AsyncClient:
+    """The same for trio. Use as an async context manager, or call `aclose`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._http = httpx.AsyncClient(
+            verify=_tls(base_url, ca_file),
+            trust_env=False,
+            headers=_headers(token),
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, call: Call[T]) -> T:
+        try:
+            response = await self._http.request(
+                call.method, self._base_url + call.target, headers=dict(call.headers), content=call.body
+            )
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise _unreachable(self._base_url, error) from error
+        return call.read(response.status_code, response.content)
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    headers = {"user-agent": "lattice-client", "accept": "application/json"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    return headers
+
+
+def _tls(base_url: str, ca_file: Path | None) -> ssl.SSLContext | bool:
+    if not base_url.startswith("https:"):
+        return False  # nothing to verify; loading the authorities would cost 20 ms
+    try:
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise LatticeError("config", f"LATTICE_TLS_CA_FILE={ca_file} cannot be used: {error}") from error
+
+
+def _unreachable(base_url: str, error: Exception) -> LatticeError:
+    what = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "does not answer"
+    cause = str(error) or type(error).__name__
+    return LatticeError(
+        "unreachable",
+        f"the node at {base_url} {what} ({cause}); start it with `lattice start`, or name another with --url",
+    )

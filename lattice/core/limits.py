@@ -1,0 +1,70 @@
+"""Every cap of Lattice with its reason.
+
+Separate so that a limit is found, questioned and changed in one place. The first group is part of
+the format: the same on every node for ever. The others are local and only delay.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# Part of the format. Changing one changes which entries are valid, hence the wire version.
+ENTRY_BYTES_MAX: Final = 256 * KIB  # header plus ops: four gossip payloads, one sixth of a page
+OPS_MAX: Final = 256  # a tree of eight levels over the ops of an entry
+KEY_BYTES_MAX: Final = 1 * KIB  # a key stands in every proof and in every index
+VALUE_BYTES_MAX: Final = 128 * KIB  # half an entry, so that two values always fit
+NAMES_MAX: Final = 256  # versions that one op may replace; siblings are at most the number of logs
+AMOUNT_MAX: Final = 2**53 - 1  # what every JSON parser holds exactly
+SEAL_INTERVAL: Final = 64  # seq ≡ 63 (mod 64) must be sealed: an unsealed stretch is 63 entries
+UNSEALED_ENTRY_BYTES_MAX: Final = 16 * KIB  # larger entries must be sealed: a stretch is ≤ 1 MiB
+FROZEN_NEVER: Final = 2**64 - 1  # the `frozen` field of a log without a fork
+
+# The wire.
+ENVELOPE_BYTES_MAX: Final = 4 * MIB  # one sealed envelope on either lung
+PAGE_BYTES: Final = 1536 * KIB  # entries in one message: more than any unsealed stretch
+GOSSIP_BYTES: Final = 64 * KIB  # a push is gathered up to this; a larger entry travels alone
+GOSSIP_BYTES_MAX: Final = 512 * KIB  # py-libp2p loses messages over 1 MiB without an error
+PADDING_BYTES: Final = 16 * KIB  # a padded round: larger than any path MTU that could be in doubt
+HEADS_AUTHORS_MAX: Final = 4096  # author digests in one message: 256 KiB
+HEADS_LOGS_MAX: Final = 16384  # log heads in one message: 0.9 MiB
+WANT_RANGES_MAX: Final = 4096
+MESSAGES_MAX: Final = 64  # in one envelope: an exchange needs three; empty ones must not fill memory
+ENTRIES_MAX: Final = 16_384  # entries in one message: more than a page of the smallest possible ones
+ADDRESSES_MAX: Final = 16  # addresses that one node may announce, per lung
+ADDRESS_BYTES_MAX: Final = 256
+NAME_BYTES_MAX: Final = 64
+HEARD_MAX: Final = 16  # direct peers listed in a beat: 4 opened and 8 accepted, with room
+
+# Local: they delay, they never change what is valid.
+PENDING_AUTHOR_BYTES_MAX: Final = 8 * MIB
+PENDING_BYTES_MAX: Final = 64 * MIB
+PENDING_ENTRY_OVERHEAD_BYTES: Final = 1 * KIB  # what a parsed entry costs in memory beyond its bytes
+BAD_SEALS_MAX: Final = 16  # failing seals in one message before its other seals are not looked at
+CLOCK_AHEAD_MS_MAX: Final = 300_000  # a remote clock further ahead than this never advances ours
+COUNTER_WINDOW: Final = 1024  # HTTP requests overlap and arrive out of order
+COUNTER_OVERLAP: Final = 32  # requests on their way while the first of a boot is challenged
+BOOTS_MAX: Final = 4096  # (sender, boot) pairs whose counters are remembered
+CHALLENGES_MAX: Final = 1024
+CHALLENGE_LIFE_S: Final = 30.0
+CONNECTIONS_MAX: Final = 64
+HALF_OPEN_PER_ADDRESS_MAX: Final = 16
+KNOWN_NODES_MAX: Final = 4096
+LINKS_PER_PEER_MAX: Final = 2  # a cloned identity is served beside the original
+DIRECT_OPENED_MAX: Final = 4
+DIRECT_ACCEPTED_MAX: Final = 8
+HTTP_BODY_BYTES_MAX: Final = 8 * MIB
+HTTP_BODY_TIMEOUT_S: Final = 30.0
+LONG_POLL_S_MAX: Final = 25.0
+VALUE_DEPTH_MAX: Final = 64
+PAGE_KEYS_MAX: Final = 1000
+DRIVER_QUEUE: Final = 256  # inputs waiting for the engine; a full queue blocks the sender
+DRIVER_BATCH_BYTES: Final = 4 * MIB  # ops taken into one commit before it is closed
+GROUP_BYTES_MAX: Final = 48 * KIB  # waiting writes share an entry up to this, so that it can be gossiped
+EVENT_RING: Final = 10_000
+PUBLISH_QUEUE: Final = 256
+HELLO_TIMEOUT_S: Final = 10.0
+EXCHANGE_TIMEOUT_S: Final = 15.0
+IDEMPOTENCY_LIFE_S: Final = 86_400

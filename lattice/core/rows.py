@@ -1,0 +1,209 @@
+"""The rows that the engine reads and writes: what a commit changes, and what a store answers.
+
+Separate because it is the seam between the pure engine and every store: the engine fills a Batch,
+a store applies it in one transaction, and neither knows more of the other than these shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from .entry import OpKind, Seal, Version
+from .limits import FROZEN_NEVER
+
+
+class LogKey(NamedTuple):
+    """A log: one author (32-byte public key) and one epoch (u64)."""
+
+    author: bytes
+    epoch: int
+
+
+class LogHead(NamedTuple):
+    """The state of one log: the highest entry held, and where it is frozen (FROZEN_NEVER if not).
+
+    `seq` is -1 and `id` 32 zero bytes while nothing is held.
+    """
+
+    seq: int
+    id: bytes
+    frozen: int = FROZEN_NEVER
+
+
+class LiveVersion(NamedTuple):
+    """One live put of a key, with all that choosing a winner and reading its value takes.
+
+    `value_at` and `value_size` locate the value in the ops bytes of entry (author, epoch, seq).
+    """
+
+    id: bytes
+    op_index: int
+    op_hash: bytes
+    clock: int
+    author: bytes
+    epoch: int
+    seq: int
+    value_at: int
+    value_size: int
+
+    @property
+    def version(self) -> Version:
+        return Version(self.id, self.op_index)
+
+
+class KeyState(NamedTuple):
+    """All that the state holds of one key: live versions sorted by (id, index), and the counter.
+
+    A key once touched keeps its row even when nothing of it is live: its absence tells the engine
+    that no op and no edge of that key is stored at all.
+    """
+
+    key: bytes
+    live: tuple[LiveVersion, ...] = ()
+    adds: int = 0
+    total: int = 0
+
+    @property
+    def present(self) -> bool:
+        """Whether the key has a leaf in the state tree."""
+        return bool(self.live) or self.adds > 0
+
+
+class EntryRow(NamedTuple):
+    """A stored entry. `peer` is the public key that sent it (empty for our own), `lung` how it
+    came (`local`, `p2p`, `http`, `gossip`), `arrived_ms` the wall clock of its arrival."""
+
+    author: bytes
+    epoch: int
+    seq: int
+    id: bytes
+    header: bytes
+    ops: bytes
+    lung: str
+    peer: bytes
+    arrived_ms: int
+
+
+class OpRow(NamedTuple):
+    """One applied op of a key; the rows of a key are its history."""
+
+    key: bytes
+    author: bytes
+    epoch: int
+    seq: int
+    op_index: int
+    kind: OpKind
+    id: bytes
+
+
+class EdgeRow(NamedTuple):
+    """A naming edge: the op (author, epoch, seq, op_index) of this key replaces version `target`.
+
+    The key is that of the naming op: an edge counts only for a version of the same key, and is
+    stored whether or not that version has arrived.
+    """
+
+    key: bytes
+    target: Version
+    author: bytes
+    epoch: int
+    seq: int
+    op_index: int
+
+
+class IdempotentRow(NamedTuple):
+    """The result of a write that carried an idempotency key, kept until `expires_ms`."""
+
+    key: bytes
+    request_digest: bytes
+    result: bytes
+    expires_ms: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one commit changes. A store applies all of it or nothing.
+
+    `seals_dropped` names (author, epoch, seq) of seals no longer kept. `buckets` holds whole
+    packed buckets of the state tree by number. `meta` holds small named values (roots, clock).
+    """
+
+    entries: list[EntryRow] = field(default_factory=list)
+    seals: list[Seal] = field(default_factory=list)
+    seals_dropped: list[tuple[bytes, int, int]] = field(default_factory=list)
+    logs: dict[LogKey, LogHead] = field(default_factory=dict)
+    keys: dict[bytes, KeyState] = field(default_factory=dict)
+    ops: list[OpRow] = field(default_factory=list)
+    edges: list[EdgeRow] = field(default_factory=list)
+    buckets: dict[int, bytes] = field(default_factory=dict)
+    idempotent: list[IdempotentRow] = field(default_factory=list)
+    meta: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (
+            self.entries
+            or self.seals
+            or self.seals_dropped
+            or self.logs
+            or self.keys
+            or self.buckets
+            or self.idempotent
+            or self.meta
+        )
+
+
+class Reader(Protocol):
+    """Committed rows, read synchronously; what both the engine and the API ask.
+
+    Every method reads the last commit that has returned, never part of one.
+    """
+
+    def log_heads(self) -> dict[LogKey, LogHead]: ...
+
+    def buckets(self) -> dict[int, bytes]:
+        """All non-empty buckets of the state tree, packed, by number."""
+        ...
+
+    def meta(self, name: str) -> bytes | None: ...
+
+    def key_state(self, key: bytes) -> KeyState | None: ...
+
+    def page_keys(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyState]:
+        """Present keys (see KeyState.present) with `prefix`, greater than `after`, in byte order."""
+        ...
+
+    def latest_put(self, key: bytes, author: bytes, epoch: int) -> Version | None:
+        """The latest put of `key` in that log by (seq, index), live or not."""
+        ...
+
+    def is_named(self, key: bytes, target: Version) -> bool:
+        """Whether any stored edge of `key` names `target`."""
+        ...
+
+    def history(self, key: bytes, limit: int) -> list[OpRow]: ...
+
+    def entry(self, author: bytes, epoch: int, seq: int) -> EntryRow | None: ...
+
+    def entry_by_id(self, entry_id: bytes) -> EntryRow | None: ...
+
+    def entry_id_at(self, author: bytes, epoch: int, seq: int) -> bytes | None: ...
+
+    def entries(self, author: bytes, epoch: int, first: int, last: int, bytes_max: int) -> list[EntryRow]:
+        """Entries first..last in order, cut after the one that passes `bytes_max` (header + ops)."""
+        ...
+
+    def seals(self, author: bytes, epoch: int, first: int, last: int) -> list[Seal]:
+        """The kept seals with first <= seq <= last, in order."""
+        ...
+
+    def value(self, version: LiveVersion) -> bytes:
+        """The value bytes of a live version. Raises LatticeError `store_corrupt` when missing."""
+        ...
+
+    def idempotent(self, key: bytes, now_ms: int) -> IdempotentRow | None:
+        """The unexpired row of an idempotency key."""
+        ...
+
+    def entry_count(self) -> int: ...

@@ -1,0 +1,225 @@
+"""The daemon: the one place that builds everything and runs it in one trio loop.
+
+Separate so that nothing else knows how the parts are put together: settings in, a running node
+out, an exit code at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import trio
+
+from .api.access import Access
+from .api.app import create_app, create_sync_app
+from .api.guards import Turnstile
+from .api.listener import open_listener, serve_listener
+from .config import Settings
+from .core.errors import CODES, ConfigError, LatticeError
+from .core.identity import peer_id_of
+from .core.messages import Addresses
+from .node.home import Home, announced, has_home, init_home, load_home, ticket_error
+from .node.node import Node
+from .node.ports import NodeOptions, Ports
+from .observability.logs import Logs, opened_logs
+from .storage.datadir import open_store
+from .storage.sqlite import SqliteStore
+from .transport.http_poll import HttpPoll
+from .transport.port import P2PLung
+
+_SHUTDOWN_S: Final = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Run a node until SIGTERM or SIGINT; the exit code (0, or that of the error's kind)."""
+    try:
+        with opened_logs(
+            settings.node_name, settings.log_dir, level=settings.log_level, form=settings.log_format
+        ) as logs:
+            return _run_logged(settings, logs)
+    except OSError as error:
+        where = f"the log directory {settings.log_dir} cannot be written: {error.strerror or error}"
+        print(f"lattice: {where}; choose another LATTICE_LOG_DIR", file=sys.stderr)
+        return CODES["config"].exit_code
+
+
+def _run_logged(settings: Settings, logs: Logs) -> int:
+    for warning in settings.source.warnings:
+        logs.warning("STARTUP", warning)
+    if settings.source.env_file is not None:
+        logs.info("STARTUP", "settings read", file=settings.source.env_file, count=settings.source.file_count)
+    try:
+        home = _open_home(settings, logs)
+        store = open_store(settings.data_dir, home.network_id)
+    except LatticeError as error:
+        logs.error("STARTUP", error.message, code=error.code)
+        return error.kind.exit_code
+    code = 0
+    try:
+        trio.run(_main, settings, logs, home, store, strict_exception_groups=True)
+    except* LatticeError as group:
+        code = _report(group, logs)
+    finally:
+        store.close()
+    if code == 0:
+        logs.info("STARTUP", "stopped")
+    return code
+
+
+def _report(group: BaseExceptionGroup[LatticeError], logs: Logs) -> int:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, LatticeError):
+        raise error
+    logs.error("STARTUP", error.message, code=error.code)
+    return error.kind.exit_code
+
+
+def _open_home(settings: Settings, logs: Logs) -> Home:
+    """The node's home. Without one, and without a ticket, a network is made, loudly."""
+    if settings.join:
+        logs.hide(settings.join)
+        try:
+            return init_home(settings, settings.join)
+        except LatticeError as error:
+            if error.code == "ticket":
+                raise ticket_error(error) from error
+            raise
+    if has_home(settings):
+        return load_home(settings)
+    home = init_home(settings, None)
+    logs.warning(
+        "STARTUP",
+        "NO DATA AND NO TICKET: A NEW NETWORK WAS MADE. If this machine was meant to join one, stop it, "
+        "delete the data directory and run `lattice init --join TICKET`; else run `lattice invite`",
+        data_dir=settings.data_dir,
+        network=home.network_id.hex()[:16],
+    )
+    return home
+
+
+async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) -> None:
+    access = Access.from_settings(settings)
+    api_socket = open_listener(settings.api_bind, "LATTICE_API_BIND")
+    sync_socket = (
+        open_listener(settings.sync_bind, "LATTICE_SYNC_BIND") if settings.sync_bind is not None else None
+    )
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(HttpPoll(ca_file=settings.tls_ca_file))
+        lung = _build_p2p(settings, logs, home)
+        node = _build_node(settings, logs, home, store, lung, http)
+        shutdown = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, shutdown, logs)
+            await nursery.start(node.run)
+            turnstile = Turnstile()
+            app = create_app(node, access, logs=logs, turnstile=turnstile)
+            await nursery.start(serve_listener, app, api_socket, shutdown, logs)
+            logs.info("STARTUP", "API listening", url=settings.api_url)
+            if sync_socket is not None:
+                sync_app = create_sync_app(node, logs=logs, turnstile=turnstile)
+                await nursery.start(serve_listener, sync_app, sync_socket, shutdown, logs)
+                logs.info("STARTUP", "sync listening", bind=settings.sync_bind)
+            logs.info("STARTUP", "node ready", name=node.name, peer_id=node.peer_id, pid=os.getpid())
+            await shutdown.wait()
+            nursery.cancel_scope.deadline = trio.current_time() + _SHUTDOWN_S
+            nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    shutdown: trio.Event, logs: Logs, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    with trio.open_signal_receiver(*wanted) as received:
+        task_status.started()
+        async for number in received:
+            logs.info("STARTUP", "stopping", signal=signal.Signals(number).name)
+            shutdown.set()
+            return
+
+
+def _build_p2p(settings: Settings, logs: Logs, home: Home) -> P2PLung | None:
+    """The P2P lung, or None when it is switched off. Importing libp2p takes a second, so it is
+    imported only here."""
+    if not settings.p2p_enabled:
+        logs.info("STARTUP", "P2P is switched off", variable="LATTICE_P2P_ENABLED")
+        return None
+    from .transport.p2p.lung import Libp2pLung
+
+    topic = _topic(settings, home)
+    return Libp2pLung(
+        home.seed,
+        [str(address) for address in settings.p2p_listen],
+        [str(address) for address in settings.p2p_announce],
+        f"{topic}/entries",
+        f"{topic}/presence",
+        logs.standard("LIBRARY", "libp2p"),
+    )
+
+
+def _topic(settings: Settings, home: Home) -> str:
+    return settings.p2p_topic or f"lattice/{home.network_id.hex()[:32]}"
+
+
+def _build_node(
+    settings: Settings, logs: Logs, home: Home, store: SqliteStore, lung: P2PLung | None, http: HttpPoll
+) -> Node:
+    options = NodeOptions(
+        name=settings.node_name,
+        policy=settings.sync_mode,
+        topic=_topic(settings, home),
+        bootstrap=tuple(str(address) for address in settings.p2p_bootstrap),
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        peerless_timeout_s=settings.peerless_timeout_s,
+        poll_interval_s=settings.http_poll_interval_s,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+        addresses=_address_book(settings, home, lung),
+        version=program_version(),
+    )
+    ports = Ports(wall_ms=_wall_ms, entropy=secrets.token_bytes, log=logs)
+    node = Node(home.key, home.network_id, home.network_keys, store, ports, options, p2p=lung, http=http)
+    for peer in home.peers:
+        node.know_peer(peer_id_of(peer.public_key), peer.name, peer.addresses)
+    for address in settings.p2p_bootstrap:
+        if address.peer_id is None:
+            raise ConfigError(f"LATTICE_P2P_BOOTSTRAP: {address} must end in /p2p/PEER_ID")
+        node.know_peer(address.peer_id, "", Addresses(p2p=(str(address),)))
+    for url in settings.nodes:
+        node.know_url(url)
+    return node
+
+
+def _address_book(settings: Settings, home: Home, lung: P2PLung | None) -> Callable[[], Addresses]:
+    """What is announced; interfaces come and go, so it is looked up again every half minute."""
+    held: tuple[float, Addresses] | None = None
+
+    def addresses() -> Addresses:
+        nonlocal held
+        now = time.monotonic()
+        if held is None or now - held[0] > 30:
+            listening = lung.report().announced_multiaddrs if lung is not None else ()
+            held = (now if listening or lung is None else now - 29, announced(home, settings, listening))
+        return held[1]
+
+    return addresses
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def program_version() -> str:
+    """The version of the installed program."""
+    try:
+        return version("lattice")
+    except PackageNotFoundError:
+        return "0.0.0+source"

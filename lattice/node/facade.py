@@ -1,0 +1,103 @@
+"""What the node offers to its faces: the API, the command line's own process, the tests.
+
+Separate so that the faces depend on this contract and not on how the node is wired inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..core.draft import Appended, Condition, OpDraft
+from ..core.rows import LiveVersion, LogHead, LogKey
+from ..schemas import Status, SwitchAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """A key as readers see it: the winner first among `live`; `value` is the winner's bytes."""
+
+    key: bytes
+    live: tuple[LiveVersion, ...]
+    value: bytes | None
+    adds: int
+    total: int
+
+    @property
+    def winner(self) -> LiveVersion | None:
+        return self.live[0] if self.live else None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """The last commit: both roots, sizes, heads, and a signature over the roots by this node.
+
+    `signature` is over STATE_TAG ‖ network id ‖ state_root ‖ log_root ‖ timestamp_ms (u64).
+    """
+
+    state_root: bytes
+    log_root: bytes
+    state_size: int
+    entry_count: int
+    heads: dict[LogKey, LogHead]
+    timestamp_ms: int
+    signature: bytes
+
+
+class NodeFacade(Protocol):
+    """The node, as its faces see it. Errors are LatticeError with the codes of core/errors.py."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def peer_id(self) -> str: ...
+
+    @property
+    def network_id(self) -> bytes: ...
+
+    async def append(
+        self,
+        ops: Sequence[OpDraft],
+        *,
+        conditions: Sequence[Condition] = (),
+        idempotency_key: str | None = None,
+        request_digest: bytes = b"",
+        ack: int = 1,
+    ) -> Appended:
+        """Write an atomic batch (1 to 256 ops); returns after the durable commit.
+
+        `ack` > 1 waits until so many nodes (this one included) hold the entry, at most 10 s.
+        Raises `too_large`, `precondition_failed`, `idempotency_mismatch`, `no_space`, `not_ready`,
+        `not_replicated` (the entry is stored here all the same).
+        """
+        ...
+
+    def key(self, key: bytes) -> KeyView | None:
+        """Committed rows only; None when the key has neither a live version nor a counter."""
+        ...
+
+    def value(self, version: LiveVersion) -> bytes: ...
+
+    def page(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyView]: ...
+
+    def ledger(self) -> LedgerView: ...
+
+    def status(self) -> Status: ...
+
+    def ready(self) -> dict[str, str]:
+        """Failing readiness checks by name with the reason; empty means ready."""
+        ...
+
+    async def switch(self, policy: str) -> SwitchAnswer:
+        """Set the policy (auto, p2p, http), durable. Raises `bad_mode` with the allowed ones."""
+        ...
+
+    def node_urls(self) -> list[str]:
+        """The base URLs of the known peers."""
+        ...
+
+    async def serve_sync(self, body: bytes, remote: str) -> bytes:
+        """Answer one sealed envelope that came over HTTP. Raises `envelope` or `malformed`."""
+        ...

@@ -1,0 +1,181 @@
+"""The peers that this node knows: where they are, who they turned out to be, what they last said.
+
+Separate because addresses come from four places (settings, ticket, signed Hellos and presence, the
+store) and must become one list in which nobody stands twice and we ourselves never stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from ..core.addresses import parse_multiaddr, parse_node_url
+from ..core.errors import MalformedError
+from ..core.failover_events import PLACEHOLDER_PREFIX
+from ..core.limits import ADDRESSES_MAX, KNOWN_NODES_MAX
+from ..core.messages import Addresses, Roots
+
+
+@dataclass(slots=True)
+class Peer:
+    """One known peer. `key` is its peer id, or `url:<base url>` until its identity is known."""
+
+    key: str
+    name: str = ""
+    configured: Addresses = field(default_factory=Addresses)
+    learned: Addresses = field(default_factory=Addresses)
+    roots: Roots | None = None
+    synced_ms: int | None = None
+    held_commit: int = -1
+    url_turn: int = 0
+    presence: tuple[int, int] = (0, 0)
+    past_boots: set[int] = field(default_factory=set)
+
+    @property
+    def is_placeholder(self) -> bool:
+        return self.key.startswith(PLACEHOLDER_PREFIX)
+
+    @property
+    def multiaddrs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.configured.p2p, *self.learned.p2p)))
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.configured.http, *self.learned.http)))
+
+    def url(self) -> str | None:
+        """The URL to try now; `url_failed` moves on to the next."""
+        urls = self.urls
+        return urls[self.url_turn % len(urls)] if urls else None
+
+    def url_failed(self) -> None:
+        self.url_turn += 1
+
+    def take_presence(self, boot: int, counter: int) -> bool:
+        """Whether this presence is newer than the last: one-way messages are not challenged, so at
+        least none may be shown twice, and none of a boot that another has followed."""
+        last_boot, last_counter = self.presence
+        if boot == last_boot:
+            if counter <= last_counter:
+                return False
+        elif boot in self.past_boots:
+            return False
+        elif last_boot:
+            self.past_boots.add(last_boot)
+        self.presence = (boot, counter)
+        return True
+
+
+class Registry:
+    """All known peers, by key. `changed` rises with every change of an address."""
+
+    def __init__(self, own_id: str) -> None:
+        self._own_id = own_id
+        self._peers: dict[str, Peer] = {}
+        self._own_urls: set[str] = set()
+        self.changed = 0
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def all(self) -> list[Peer]:
+        return list(self._peers.values())
+
+    def get(self, key: str) -> Peer | None:
+        return self._peers.get(key)
+
+    def add_url(self, url: str) -> Peer | None:
+        """A configured base URL. None when it is our own; the peer itself if it is known already."""
+        if url in self._own_urls:
+            return None
+        for peer in self._peers.values():
+            if url in peer.urls:
+                return peer
+        return self._add(PLACEHOLDER_PREFIX + url, configured=Addresses(http=(url,)))
+
+    def add_peer(self, peer_id: str, name: str, addresses: Addresses) -> Peer | None:
+        """A peer of known identity from the settings or the ticket. None for ourselves."""
+        peer = self._add(peer_id)
+        if peer is not None:
+            peer.name = peer.name or name
+            peer.configured = _merged(peer.configured, addresses)
+            self.changed += 1
+        return peer
+
+    def learn(self, peer_id: str, name: str, addresses: Addresses) -> Peer | None:
+        """What a peer has signed about itself; replaces what it said before. Bad ones are dropped."""
+        peer = self._add(peer_id)
+        if peer is None:
+            return None
+        clean = _clean(addresses, peer_id)
+        if peer.learned != clean or (name and peer.name != name):
+            peer.learned = clean
+            peer.name = name or peer.name
+            self.changed += 1
+        return peer
+
+    def identify(self, url: str, peer_id: str) -> Peer | None:
+        """The node behind a configured URL is `peer_id`: its placeholder becomes that peer."""
+        placeholder = self._peers.pop(PLACEHOLDER_PREFIX + url, None)
+        if peer_id == self._own_id:
+            self._own_urls.add(url)
+            return None
+        peer = self._add(peer_id)
+        if peer is not None and placeholder is not None:
+            peer.configured = _merged(peer.configured, placeholder.configured)
+            self.changed += 1
+        return peer
+
+    def _add(self, key: str, configured: Addresses | None = None) -> Peer | None:
+        if key == self._own_id:
+            return None
+        peer = self._peers.get(key)
+        if peer is None:
+            if len(self._peers) >= KNOWN_NODES_MAX:
+                return None
+            peer = self._peers[key] = Peer(key)
+            if configured is not None:
+                peer.configured = configured
+            self.changed += 1
+        return peer
+
+    def dump(self) -> bytes:
+        """What is remembered across restarts: identities with the addresses they signed."""
+        rows = [
+            {"id": peer.key, "name": peer.name, "p2p": peer.learned.p2p, "http": peer.learned.http}
+            for peer in self._peers.values()
+            if not peer.is_placeholder
+        ]
+        return orjson.dumps(rows)
+
+    def restore(self, data: bytes) -> None:
+        """The inverse of dump, for what this program wrote itself."""
+        for row in orjson.loads(data):
+            self.learn(row["id"], row["name"], Addresses(tuple(row["p2p"]), tuple(row["http"])))
+
+
+def _merged(first: Addresses, second: Addresses) -> Addresses:
+    return Addresses(
+        tuple(dict.fromkeys((*first.p2p, *second.p2p))), tuple(dict.fromkeys((*first.http, *second.http)))
+    )
+
+
+def _clean(addresses: Addresses, peer_id: str) -> Addresses:
+    """Only well-formed, concrete addresses that claim no other identity."""
+    p2p = []
+    for text in addresses.p2p[:ADDRESSES_MAX]:
+        try:
+            parsed = parse_multiaddr(text, concrete=True)
+        except MalformedError:
+            continue
+        if parsed.peer_id in (None, peer_id):
+            p2p.append(str(parsed))
+    http = []
+    for text in addresses.http[:ADDRESSES_MAX]:
+        try:
+            http.append(parse_node_url(text))
+        except MalformedError:
+            continue
+    return Addresses(tuple(p2p), tuple(http))

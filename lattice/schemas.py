@@ -1,0 +1,234 @@
+"""The shapes of requests and responses that the API and the client share.
+
+Separate, and plain dataclasses, so that the command line can use them without importing FastAPI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LungStatus:
+    """One lung of one peer. Times are seconds ago; None where it never happened."""
+
+    reachable: bool
+    last_ok_s: float | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One known peer. `state` is alive, suspect or dead; `last_heard_s` seconds since it was heard
+    over P2P; `heads_equal` whether its last announced log root equals ours."""
+
+    id: str
+    name: str
+    state: str
+    p2p: LungStatus
+    http: LungStatus
+    last_heard_s: float | None
+    heads_equal: bool
+    polled: bool
+    addresses: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedWith:
+    """A peer with which heads and both roots were equal after recomputation, and when (RFC 3339)."""
+
+    peer: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`GET /api/lattice/p2p/status`. Roots are hex, times seconds, `peer_count` peers heard over P2P."""
+
+    success: bool
+    enabled: bool
+    started: bool
+    libp2p_available: bool
+    error: str | None
+    topic: str
+    listen_multiaddrs: list[str]
+    bootstrap_peers: list[str]
+    peer_count: int
+    has_peers: bool
+    http_sync_enabled: bool
+    sync_mode: str
+    heartbeat_active: bool
+    policy: str
+    reason: str
+    seconds_since_peer: float | None
+    fallback_in_s: float | None
+    bridged_over_http: list[str]
+    resilient: bool
+    merkle_root: str
+    log_root: str
+    synced: list[SyncedWith]
+    peers: list[PeerStatus]
+    name: str
+    peer_id: str
+    network: str
+    version: str
+    entry_count: int
+    state_size: int
+    uptime_s: float
+    alarms: list[str]
+    warnings: list[str]
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchAnswer:
+    """`POST /api/lattice/sync/switch`: the effective mode, the chosen policy, a sentence."""
+
+    success: bool
+    mode: str
+    policy: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`GET /api/lattice/p2p/identity`: the peer id, and the multiaddrs under which it is dialled."""
+
+    success: bool
+    peer_id: str
+    listen_addrs: list[str]
+    name: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """`GET /api/lattice/nodes`: the base URLs of the known peers."""
+
+    success: bool
+    nodes: list[str]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """A live version that lost to the winner. `value` is null when it is not JSON."""
+
+    version: str
+    author: str
+    clock: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key as `GET keys/{key}` shows it.
+
+    `version` names the winner and is the ETag; it, `author` and `clock` are null for a key that only
+    has a counter. `clock` is milliseconds since 1970 and a count, as text (`1763632000000-0`).
+    `adds` counts the additions and `total` is their sum, null where there are none. `error` is
+    `unreadable_value` when the winner's value is not JSON; `value` is null then.
+    """
+
+    key: str
+    value: Any
+    version: str | None
+    author: str | None
+    clock: str | None
+    siblings: list[Sibling] = field(default_factory=list)
+    adds: int = 0
+    total: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """`GET /api/lattice/keys`: keys in byte order; `next` is the `after` of the next page, or null."""
+
+    success: bool
+    keys: list[Key]
+    count: int
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest entry held of one log. `epoch` is 16 hex digits, `id` hex; `frozen` is the seq from
+    which a fork froze the log, else null."""
+
+    author: str
+    epoch: str
+    seq: int
+    id: str
+    frozen: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """`GET /api/lattice/state`. Roots are hex; `timestamp` is RFC 3339 with milliseconds.
+
+    `signature` is this node's, in hex, over `lattice/state/v1` NUL, the network id, both roots and
+    the timestamp in milliseconds (u64). `state` and `next` come with `include=state`.
+    """
+
+    success: bool
+    merkle_root: str
+    log_root: str
+    state_size: int
+    entry_count: int
+    heads: list[Head]
+    timestamp: str
+    timestamp_ms: int
+    signature: str
+    signed: bool
+    state: list[Key] | None = None
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The answer to a write: the entry that holds it, one version per op, the roots after it.
+
+    `version` is the first of `versions`. `repeated` tells that an earlier request with the same
+    idempotency key had written it.
+    """
+
+    success: bool
+    id: str
+    author: str
+    epoch: str
+    seq: int
+    clock: str
+    version: str
+    versions: list[str]
+    merkle_root: str
+    log_root: str
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`GET /health`."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`GET /readyz`: `checks` names what fails, with the reason for operators."""
+
+    ready: bool
+    checks: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error (RFC 9457): `code` is stable, `detail` says what happened and what to do."""
+
+    success: bool
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str | None = None

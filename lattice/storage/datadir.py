@@ -1,0 +1,292 @@
+"""The data directory: its lock, the making and the opening of the store in it.
+
+Separate because everything that must hold before a store serves is decided here, in order: one
+process, a known format, roots that verify, a settled log.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Final, Self
+
+from ..core.errors import LatticeError
+from ..core.heads import log_root
+from ..core.merkle import MerkleMap
+from . import schema
+from .packing import corrupt
+from .reader import SqliteReader, connect
+from .sqlite import FAILED_MARKER, SqliteStore
+from .sqlite_errors import translated
+from .verify import verify_all
+
+STORE_FILE: Final = "ledger.sqlite"
+LOCK_FILE: Final = "lock"
+_NEW_SUFFIX: Final = ".new"
+# The locked byte lies past the process id: on Windows a locked byte cannot be read by others.
+_LOCKED_BYTE: Final = 1024
+
+
+class DirectoryLock:
+    """The exclusive hold of one process on a data directory; it ends with the process."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises LatticeError `store_locked`, naming the directory and the process that holds it."""
+        self.path = data_dir / LOCK_FILE
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock_file(self._fd)
+        except OSError as error:
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            holder = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise LatticeError(
+                "store_locked",
+                f"The data directory {data_dir} is in use by process {holder}. Stop that node, or give "
+                "this one a directory of its own (LATTICE_DATA_DIR).",
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        os.write(self._fd, f"{os.getpid()}\n".encode("ascii"))
+
+    def release(self) -> None:
+        """Give the directory free. May be called again. The file stays: removing it would let two
+        processes lock two files of one name."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock_file(fd: int) -> None:
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock_file(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class LockedStore(SqliteStore):
+    """A SqliteStore that holds its data directory and frees it when closed."""
+
+    def __init__(self, path: Path, lock: DirectoryLock) -> None:
+        super().__init__(path)
+        self._directory = lock
+
+    def close(self) -> None:
+        super().close()
+        self._directory.release()
+
+
+def open_store(data_dir: Path, network_id: bytes) -> SqliteStore:
+    """Open the store of a data directory for this process alone, making both if they are not there.
+
+    Raises LatticeError: `store_locked` (another process has it), `store_too_new`, `store_corrupt`
+    (then nothing was changed), `no_space`, `store_failed`. After a failed sync of an earlier run
+    everything is verified first, which takes about a minute for a million entries.
+    """
+    path = data_dir / STORE_FILE
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = DirectoryLock(data_dir)
+    except OSError as error:
+        raise _unusable(data_dir, error) from error
+    try:
+        store = _open_verified(path, lock, network_id)
+    except sqlite3.Error as error:
+        lock.release()
+        raise translated(path, error) from error
+    except OSError as error:
+        lock.release()
+        raise _unusable(data_dir, error) from error
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        store.settle()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _open_verified(path: Path, lock: DirectoryLock, network_id: bytes) -> SqliteStore:
+    """The store, made or migrated where that is needed, its roots recomputed."""
+    marker = path.with_name(FAILED_MARKER)
+    if not path.exists():
+        _create(path)
+    _adopt_format(path)
+    store = LockedStore(path, lock)
+    if marker.exists():
+        _verify(store, network_id)
+        store.detach()
+        _rewrite(path)
+        marker.unlink()
+        sync_directory(path.parent)
+        store = LockedStore(path, lock)
+    _verify(store)
+    return store
+
+
+def _unusable(data_dir: Path, error: OSError) -> LatticeError:
+    """The error for a directory that the operating system refuses."""
+    code = "no_space" if error.errno == errno.ENOSPC else "store_failed"
+    return LatticeError(code, f"The data directory {data_dir} cannot be used: {error.strerror or error}.")
+
+
+def open_reader(data_dir: Path) -> SqliteReader:
+    """Read the store of a data directory, also beside a running node: one snapshot until `close`.
+
+    Raises LatticeError `not_found`, `store_too_new` or `store_corrupt`.
+    """
+    path = data_dir / STORE_FILE
+    if not path.exists():
+        raise LatticeError("not_found", f"There is no store in {data_dir}.")
+    version = _version(path)
+    if version < schema.SCHEMA_VERSION:
+        raise LatticeError("store_failed", f"The store {path} has an old format. Start the node once.")
+    return SqliteReader(path)
+
+
+def verify_roots(reader: SqliteReader) -> None:
+    """Recompute both roots from what is stored, and compare them with the stored ones.
+
+    Raises LatticeError `store_corrupt`.
+    """
+    state = MerkleMap(reader.buckets()).root()
+    if state != (reader.meta("state_root") or MerkleMap().root()):
+        raise corrupt(f"the state tree in {reader.path} does not have the state root that was stored")
+    heads = log_root(reader.log_heads())
+    if heads != (reader.meta("log_root") or log_root({})):
+        raise corrupt(f"the heads in {reader.path} do not have the log root that was stored")
+
+
+def _create(path: Path) -> None:
+    """Make an empty store under another name, and give it its own once it is on disk whole."""
+    if _wal_of(path).exists() and _wal_of(path).stat().st_size:
+        raise corrupt(f"{path} is gone, and its log {_wal_of(path).name} is still there")
+    new = path.with_name(path.name + _NEW_SUFFIX)
+    _remove(new)
+    new.touch(mode=0o600)
+    connection = connect(new, "rw")
+    try:
+        schema.create_tables(connection)
+    finally:
+        connection.close()
+    _put_in_place(new, path)
+
+
+def _adopt_format(path: Path) -> None:
+    """Refuse a store that this program does not know, migrate one that is older."""
+    version = _version(path)
+    if version < schema.SCHEMA_VERSION:
+        connection = connect(path, "rw")
+        try:
+            schema.migrate(connection, version)
+        finally:
+            connection.close()
+
+
+def _version(path: Path) -> int:
+    """The format of a store, read without touching it. Raises what `schema` refuses."""
+    try:
+        connection = connect(path, "ro")
+        try:
+            version = schema.schema_version(connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(path, error) from error
+    if version is None:
+        raise corrupt(f"{path} is not a store of this program")
+    schema.refuse_newer(version)
+    return version
+
+
+def _verify(store: SqliteStore, network_id: bytes | None = None) -> None:
+    """Roots always; with a network id everything. A store that does not verify is let go of
+    without a change to it."""
+    try:
+        verify_roots(store)
+        if network_id is not None:
+            report = verify_all(store, network_id)
+            if report.problems:
+                raise corrupt(f"after a failed write {report.problems[0]}")
+    except BaseException:
+        store.detach()
+        raise
+
+
+def _rewrite(path: Path) -> None:
+    """Copy the store into a new file and put that in place.
+
+    The kernel reports a failed sync once, and may keep pages in memory that never reached the
+    disk: what was read and verified just now must be written again to be durable.
+    """
+    new = path.with_name(path.name + _NEW_SUFFIX)
+    _remove(new)
+    connection = connect(path, "rw")
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise LatticeError("store_locked", f"Another program still reads {path}. Close it first.")
+        connection.execute("VACUUM INTO ?", (str(new),))
+    finally:
+        connection.close()
+    connection = connect(new, "rw")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    _put_in_place(new, path)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Sync a finished file, then rename it: at every moment the name is that of a whole store."""
+    fd = os.open(new, os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(new, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename durable. Windows has no such call, and journals its directories."""
+    if sys.platform == "win32":
+        return
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    for name in (
+        path,
+        _wal_of(path),
+        path.with_name(path.name + "-shm"),
+        path.with_name(path.name + "-journal"),
+    ):
+        name.unlink(missing_ok=True)
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")

@@ -1,0 +1,303 @@
+"""Patches that keep one peer, or one exception, from ending or deafening the libp2p host.
+
+Separate from the construction of the host so that each patch is one function with its reason, and
+one test that fails when the library changes underneath. All are set on instances; the two names
+that libp2p reads from its module are in `host`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection import swarm_connection
+
+from lattice.core.limits import HALF_OPEN_PER_ADDRESS_MAX
+from lattice.transport.p2p.counters import Counters
+from lattice.transport.p2p.tuning import Tuning
+
+if TYPE_CHECKING:
+    from libp2p.host.basic_host import BasicHost
+    from libp2p.peer.id import ID
+    from libp2p.pubsub.pb import rpc_pb2
+    from libp2p.pubsub.pubsub import Pubsub
+
+# A libp2p object whose private names are used here: its own types know nothing of them.
+Internals: TypeAlias = Any
+
+Allows: TypeAlias = Callable[["ID", "rpc_pb2.Message"], bool]
+
+
+class _ConnectionEndedError(Exception):
+    """Tells the caller inside libp2p that an inbound connection is over, so that it frees the slot."""
+
+
+class _ToDebug(logging.Handler):
+    """Passes libp2p's records to the node's log as DEBUG: the library reports normal disconnects as
+    warnings and errors with tracebacks."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug("libp2p %s: %s", record.name, record.getMessage())
+
+
+def quiet_logs(log: logging.Logger) -> None:
+    """Keep libp2p out of the console: its warnings go to `log` as DEBUG, or nowhere."""
+    library = logging.getLogger("libp2p")
+    ancestor: logging.Logger | None = log
+    while ancestor is not None:
+        if ancestor is library:
+            raise ValueError("the node's log is one of libp2p's own loggers: it would feed itself")
+        ancestor = ancestor.parent
+    library.propagate = False
+    library.handlers[:] = [_ToDebug(log)]
+    library.setLevel(logging.WARNING if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
+    # It narrates every conversion of an address at DEBUG.
+    logging.getLogger("multiaddr").setLevel(logging.WARNING)
+    # This module logs through the functions of `logging` itself: they write to the root logger and,
+    # when it has no handler yet, install one for the whole process.
+    setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))
+
+
+def harden(host: BasicHost, pubsub: Pubsub, counters: Counters, tuning: Tuning, log: logging.Logger) -> None:
+    """Apply every patch that has to be in place before `host.run()`."""
+    network: Internals = host.get_network()
+    trap_stream_errors(network, pubsub, counters, tuning, log)
+    trap_message_errors(pubsub, counters, log)
+    free_inbound_slots(network, counters)
+    stop_auto_connect(network)
+    host.get_addrs = _remembered(host.get_addrs)  # type: ignore[method-assign]
+
+
+def trap_stream_errors(
+    network: Internals, pubsub: Pubsub, counters: Counters, tuning: Tuning, log: logging.Logger
+) -> None:
+    """An exception in any inbound stream ends that stream, not the host; and few streams are let in.
+
+    libp2p lets the exception rise into the nursery of the whole network: one malformed protobuf frame
+    is enough. It counts streams for the whole host only: one peer could take them all.
+    """
+    inner = network.common_stream_handler
+
+    async def safe(stream: Internals) -> None:
+        if len(stream.swarm_conn.streams) > tuning.streams_max:
+            counters.add("streams_refused")
+            await _quietly(stream.reset)
+            return
+        try:
+            await inner(stream)
+        except Exception as error:  # noqa: BLE001 - whatever a remote frame can provoke inside libp2p
+            counters.add("trapped_stream")
+            peer = stream.muxed_conn.peer_id
+            log.debug("trapped in a stream of %s: %r", peer, error)
+            await _quietly(stream.reset)
+            # Also forgets the peer's subscriptions, and opens gossip anew if it is still connected.
+            if str(stream.get_protocol() or "").startswith("/meshsub/"):
+                with contextlib.suppress(Exception):
+                    pubsub._handle_dead_peer(peer)
+
+    network.common_stream_handler = safe
+
+
+def trap_message_errors(pubsub: Pubsub, counters: Counters, log: logging.Logger) -> None:
+    """An exception over one gossip message drops that message, not the host.
+
+    A message whose author cannot be read and whose key is garbage raises before the validator runs.
+    """
+    inner = pubsub.push_msg
+
+    async def safe(forwarder: ID, message: rpc_pb2.Message) -> None:
+        if forwarder == pubsub.my_id:
+            await inner(forwarder, message)
+            return
+        try:
+            await inner(forwarder, message)
+        except Exception as error:  # noqa: BLE001 - as above
+            counters.add("trapped_message")
+            log.debug("trapped a gossip message of %s: %r", forwarder, error)
+
+    pubsub.push_msg = safe  # type: ignore[method-assign, assignment]
+
+
+def free_inbound_slots(network: Internals, counters: Counters) -> None:
+    """Hold an inbound slot while the connection lives, and at most 16 half-open ones an address.
+
+    libp2p holds the slot until the host stops, so a node goes deaf after a fixed number of inbound
+    connections in its life; and idle connects from one address could take all slots.
+    """
+    upgrade = network.upgrade_inbound_raw_conn
+    handle = network._do_handle_inbound_connection
+    half_open: defaultdict[str, int] = defaultdict(int)
+
+    def leave(stream: Internals) -> None:
+        origin = getattr(stream, "_lattice_origin", None)
+        if origin is None:
+            return
+        stream._lattice_origin = None
+        half_open[origin] -= 1
+        if half_open[origin] <= 0:
+            del half_open[origin]
+
+    async def upgrade_and_wait(raw: Internals, maddr: Internals) -> None:
+        try:
+            muxed = await upgrade(raw, maddr)
+        finally:
+            leave(raw.stream)
+        await muxed.event_closed.wait()
+        raise _ConnectionEndedError
+
+    async def handle_if_few(stream: Internals, maddr: Internals, failure: Internals) -> None:
+        origin = _origin(stream)
+        if half_open[origin] >= HALF_OPEN_PER_ADDRESS_MAX:
+            counters.add("half_open_refused")
+            await _quietly(stream.close)
+            return
+        half_open[origin] += 1
+        stream._lattice_origin = origin
+        try:
+            await handle(stream, maddr, failure)
+        finally:
+            leave(stream)
+
+    network.upgrade_inbound_raw_conn = upgrade_and_wait
+    network._do_handle_inbound_connection = handle_if_few
+
+
+def stop_auto_connect(network: Internals) -> None:
+    """Leave dialling to the dialer.
+
+    Watermarks of zero do not stop libp2p's own: it aims half-way to the upper one, and every half
+    minute dials whatever addresses peers have told it.
+    """
+
+    async def nothing() -> None: ...
+
+    network.auto_connector.maybe_connect = nothing
+
+
+def drop_early(pubsub: Pubsub, allows: Allows) -> None:
+    """Ask `allows(forwarder, message)` before a gossip message costs a task and a signature check.
+
+    Call it once the service runs. In a full mesh most messages are copies of known ones.
+    """
+    manager: Internals = pubsub.manager
+    inner = manager.run_task
+    push = pubsub.push_msg
+
+    def run_task(async_fn: Callable[..., Awaitable[Any]], *args: Internals, **kwargs: Internals) -> None:
+        if async_fn is not push or allows(*args):
+            inner(async_fn, *args, **kwargs)
+
+    manager.run_task = run_task
+
+
+def trap_task_errors(manager: Internals, counters: Counters, log: logging.Logger) -> None:
+    """An exception in one background task of a libp2p service ends that task, not the service.
+
+    Call it once the service runs. A task that carries a connection closes that connection.
+    """
+    inner = manager.run_task
+
+    def run_task(async_fn: Callable[..., Awaitable[Any]], *args: Internals, **kwargs: Internals) -> None:
+        @functools.wraps(async_fn)
+        async def safe(*args: Internals) -> None:
+            try:
+                await async_fn(*args)
+            except Exception as error:  # noqa: BLE001 - as above
+                counters.add("trapped_task")
+                log.debug("trapped in %s: %r", getattr(async_fn, "__qualname__", async_fn), error)
+                carrier = getattr(async_fn, "__self__", None)
+                if hasattr(carrier, "muxed_conn") or hasattr(carrier, "secured_conn"):
+                    await _quietly(carrier.close)  # type: ignore[union-attr]
+
+        inner(safe, *args, **kwargs)
+
+    manager.run_task = run_task
+
+
+def bound_connection(
+    connection: Internals, admitted: Callable[[], bool], counters: Counters, tuning: Tuning
+) -> None:
+    """Bound what one connection can hold of our memory, and of our time.
+
+    - yamux counts a window that the sender overran and goes on buffering; here it ends.
+    - a write to a peer that stopped reading never returns, and holds the locks that closing needs:
+      one such peer would stop the health monitor for all. Here its socket is closed.
+    - a write that is cancelled half-way leaves half a Noise message on the wire, and the connection
+      is lost with the next one. Here a write that has begun is finished.
+    """
+    muxed = connection.muxed_conn
+    read_body = muxed._read_data_body
+
+    async def read_bounded(length: int) -> bytes:
+        unread = sum(map(len, muxed.stream_buffers.values()))
+        room = tuning.unread_bytes_max if admitted() else tuning.unread_stranger_bytes_max
+        if length > tuning.frame_bytes_max or unread + length > room:
+            counters.add("unread_overflow")
+            raise trio.TooSlowError  # the one exception after which yamux closes the connection
+        body: bytes = await read_body(length)
+        return body
+
+    async def write_bounded(frame: bytes) -> None:
+        async with muxed._write_lock:
+            with trio.CancelScope(shield=True), trio.move_on_after(tuning.stalled_write_s) as scope:
+                await muxed.secured_conn.write(frame)
+            if scope.cancelled_caught:
+                if not muxed.event_shutting_down.is_set():
+                    counters.add("stalled_write")
+                # Closing the socket wakes the reader, which tears the connection down.
+                await _quietly(muxed.secured_conn.close)
+                raise ConnectionClosedError("the peer does not read")
+        await trio.lowlevel.checkpoint()
+
+    muxed._read_data_body = read_bounded
+    muxed._write_frame = write_bounded
+
+
+def _remembered(get_addrs: Callable[[], list[Any]], life_s: float = 5.0) -> Callable[[], list[Any]]:
+    """libp2p rebuilds its address list for every gossip message, at a sixth of the publisher's time."""
+    kept: list[Any] = []
+    until = -1.0
+
+    def remembered() -> list[Any]:
+        nonlocal kept, until
+        now = trio.current_time()
+        if now >= until:
+            kept = get_addrs()
+            # An empty list is what it says before listening: not worth remembering.
+            until = now + life_s if kept else -1.0
+        return list(kept)
+
+    return remembered
+
+
+def _origin(stream: Internals) -> str:
+    """The address that a half-open connection counts for; an IPv6 sender owns its whole /64."""
+    try:
+        # Not libp2p's get_remote_address: that gives None for every IPv6 peer.
+        text = stream.stream.socket.getpeername()[0]
+        address = ipaddress.ip_address(str(text).partition("%")[0])
+    except (OSError, AttributeError, ValueError):
+        return "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+async def _quietly(close: Callable[[], Awaitable[Any]]) -> None:
+    """Close something that may already be broken; how it fails is of no interest."""
+    with contextlib.suppress(Exception):
+        await close()

@@ -1,0 +1,165 @@
+"""Reading the SQLite store beside its commits: the old state or the new one, never a mixture."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from lattice.core.rows import Batch, IdempotentRow, KeyState, LogHead, LogKey
+from lattice.storage.datadir import STORE_FILE, open_store
+from lattice.storage.sqlite import SqliteStore
+from tests.contracts.ledgers import NETWORK, Ledger, assert_same_rows, workload
+
+KEYS = [b"key/%03d" % number for number in range(200)]
+LOG = LogKey(b"a" * 32, 1)
+
+
+def numbered(number: int) -> Batch:
+    """A batch that brings every row to one number."""
+    return Batch(
+        keys={key: KeyState(key, (), 1, number) for key in KEYS},
+        logs={LOG: LogHead(number, b"\0" * 32)},
+        meta={"number": number.to_bytes(4, "big")},
+        buckets={0: number.to_bytes(32, "big") * 2},
+    )
+
+
+@pytest.mark.slow
+def test_reads_during_commits_see_one_commit(tmp_path: Path) -> None:
+    store = open_store(tmp_path, NETWORK)
+    store.commit(numbered(0))
+    last = 300
+
+    def write() -> None:
+        for number in range(1, last + 1):
+            store.commit(numbered(number))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen: set[int] = set()
+    while writer.is_alive():
+        totals = {state.total for state in store.page_keys(b"", None, 1000)}
+        assert len(totals) == 1
+        before = totals.pop()
+        # Later reads see that commit or a later one.
+        meta = int.from_bytes(store.meta("number") or b"", "big")
+        state = store.key_state(KEYS[-1])
+        assert state is not None
+        assert before <= meta <= state.total <= store.log_heads()[LOG].seq
+        seen.add(before)
+    writer.join()
+    assert store.page_keys(b"", None, 1)[0].total == last
+    # The reader kept up with the writer, or it proved nothing.
+    assert len(seen) > last // 10
+    store.close()
+
+
+class _Paused(SqliteStore):
+    """Stops in `commit` after SQLite has committed, until told to go on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.written, self.go_on = threading.Event(), threading.Event()
+
+    def _take_over(self, work: object) -> None:
+        super()._take_over(work)  # type: ignore[arg-type]
+
+    def _write(self, work: object) -> None:
+        super()._write(work)  # type: ignore[arg-type]
+        self.written.set()
+        assert self.go_on.wait(10)
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_nothing_of_a_commit_is_read_before_it_has_returned(tmp_path: Path, read_before: bool) -> None:
+    store = open_store(tmp_path, NETWORK)
+    store.commit(numbered(1))
+    store.close()
+    paused = _Paused(tmp_path / STORE_FILE)
+    if read_before:
+        assert paused.key_state(KEYS[0]) is not None
+    writer = threading.Thread(target=paused.commit, args=(numbered(2),))
+    writer.start()
+    assert paused.written.wait(10)
+    for total in (1, 2):
+        state = paused.key_state(KEYS[0])
+        assert state is not None
+        assert state.total == total
+        assert paused.page_keys(b"", None, 1)[0].total == total
+        assert paused.log_heads()[LOG].seq == total
+        assert paused.meta("number") == total.to_bytes(4, "big")
+        assert paused.buckets()[0] == total.to_bytes(32, "big") * 2
+        paused.go_on.set()
+        writer.join()
+    paused.close()
+
+
+def test_expired_results_are_pruned_some_at_a_time(tmp_path: Path) -> None:
+    store = open_store(tmp_path, NETWORK)
+    rows = [IdempotentRow(b"%d" % number, b"", b"", 1000 + number) for number in range(150)]
+    rows.append(IdempotentRow(b"kept", b"", b"", 10**9))
+    store.commit(Batch(idempotent=rows))
+    count = "SELECT count(*) FROM idempotent"
+
+    def stored() -> int:
+        # The rows themselves: what is expired is not answered, pruned or not.
+        store.meta("")
+        return int(store._reading.execute(count).fetchone()[0])
+
+    store.commit(Batch(meta={"a": b""}))
+    assert stored() == 151
+    assert store.idempotent(b"kept", 100_000) is not None
+    left = []
+    for _ in range(5):
+        store.commit(Batch(meta={"a": b""}))
+        left.append(stored())
+    assert left == [87, 23, 1, 1, 1]
+    # Not looked for again within a minute.
+    store.commit(Batch(idempotent=[IdempotentRow(b"late", b"", b"", 100_500)]))
+    store.idempotent(b"late", 101_000)
+    store.commit(Batch(meta={"a": b""}))
+    assert stored() == 2
+    store.idempotent(b"late", 161_000)
+    store.commit(Batch(meta={"a": b""}))
+    assert stored() == 1
+    store.close()
+
+
+@pytest.mark.slow
+def test_the_log_is_settled_again_and_again_under_constant_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattice.storage.sqlite._CHECKPOINT_PAGES", 100)
+    store = open_store(tmp_path, NETWORK)
+    wal = tmp_path / (STORE_FILE + "-wal")
+    ledger = Ledger()
+    sizes = []
+    for number, batch in zip(range(400), workload(ledger, 10), strict=False):
+        store.commit(batch)
+        # A read after each commit holds a snapshot until the next.
+        assert store.meta("commit") == number.to_bytes(8, "big")
+        sizes.append(wal.stat().st_size)
+    # Each commit writes eight pages and more: never begun anew, the log would have 13 MB.
+    assert max(sizes) < 2 * 1024 * 1024
+    before = store
+    store.close()
+    store = open_store(tmp_path, NETWORK)
+    assert store.entry_count() == before.entry_count()
+    assert_same_rows(store, store)
+    store.close()
+
+
+def test_a_row_that_cannot_be_bound_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(tmp_path, NETWORK)
+    store.commit(numbered(1))
+    batch = numbered(2)
+    batch.idempotent.append(IdempotentRow(b"key", b"", b"", 2**63))
+    with pytest.raises(OverflowError):
+        store.commit(batch)
+    assert store.page_keys(b"", None, 1)[0].total == 1
+    assert store.log_heads()[LOG].seq == 1
+    store.commit(numbered(3))
+    assert store.page_keys(b"", None, 1)[0].total == 3
+    store.close()

@@ -1,0 +1,100 @@
+"""Nodes that have HTTP alone, addresses that lead astray, and how quick HTTP is."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from lattice.core.draft import OpDraft
+from lattice.core.entry import OpKind
+from lattice.testing import Block, World, play
+from tests.node.kit import HTTP, ISOLATED, get, mode, put, until_known
+
+pytestmark = pytest.mark.slow
+
+
+def test_http_alone_replicates_from_the_first_second() -> None:
+    async def scenario(world: World) -> None:
+        hosts = world.add_hosts(3, p2p=False)
+        await world.start(*hosts)
+        await put(hosts[0], "first")
+        assert await world.wait_converged(2) <= 2
+        assert get(hosts[2], "first") == b"1"
+        assert [mode(host) for host in hosts] == [HTTP] * 3
+        assert not any(host.running.heartbeat.alarms for host in hosts)
+
+    play(scenario)
+
+
+def test_http_is_a_second_behind() -> None:
+    """The long-poll: a write is seen within about a second, whichever side polls."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, p2p=False, acquainted=False)
+        n1.knows_urls = [n2.url]
+        n1.announces = False  # n2 cannot poll n1: everything goes through n1's own polls
+        await world.start(n1, n2)
+        await trio.sleep(30)
+        for number in range(12):
+            writer, reader = ((n1, n2), (n2, n1))[number % 2]
+            await put(writer, f"key/{number}")
+            assert await until_known(world, reader, f"key/{number}", 2) <= 1.2
+            await trio.sleep(0.9 * number)
+
+    play(scenario)
+
+
+def test_a_url_that_leads_to_ourselves_is_no_peer() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        alias = "http://203.0.113.7:8100/behind/a/proxy"
+        n1.urls = (alias,)
+        n1.knows_urls = [alias, n1.url]
+        await world.start(n1)
+        await world.wait_until(lambda: len(n1.running.registry) == 0, 30, "no peer is left")
+        await world.wait_until(lambda: mode(n1) == ISOLATED, 5, "alone")
+        status = n1.running.status()
+        assert (status.reason, status.peers, n1.running.node_urls()) == ("alone", [], [])
+        assert not n1.running.alarms
+        # Another node behind another URL is still found.
+        n2.knows_urls = [n1.url]
+        await world.start(n2)
+        await put(n2, "hello")
+        await until_known(world, n1, "hello", 15)
+
+    play(scenario)
+
+
+def test_a_url_becomes_its_peer() -> None:
+    """A configured URL is one peer with the identity behind it, and P2P is found through it."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        n1.knows_urls = [n2.url]
+        await world.start(n1, n2)
+        await world.wait_until(lambda: n1.running.status().peer_count == 1, 30, "n2 heard over P2P")
+        assert [peer.id for peer in n1.running.status().peers] == [n2.key.peer_id]
+        assert [peer.id for peer in n2.running.status().peers] == [n1.key.peer_id]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("p2p", [True, False], ids=["p2p", "http"])
+def test_an_entry_that_changes_no_key_is_replicated_too(p2p: bool) -> None:
+    """Equal state roots are not equal ledgers. Gossip, which would hide it, is lost."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, p2p=p2p)
+        everybody = frozenset({n1.address, n2.address})
+        world.weather.add(Block(frozenset({"gossip"}), everybody, everybody))
+        await world.start(n1, n2)
+        await put(n1, "key")
+        await world.wait_converged(12)
+        await n1.running.append([OpDraft(OpKind.DELETE, b"never was")])
+        roots = [host.running.engine.roots for host in (n1, n2)]
+        assert roots[0].state_root == roots[1].state_root
+        assert roots[0].log_root != roots[1].log_root
+        assert await world.wait_converged(12) <= 12
+        assert n2.running.engine.roots == roots[0]
+
+    play(scenario)
