@@ -6,6 +6,7 @@ out, an exit code at the end.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -35,7 +36,7 @@ from .storage.sqlite import SqliteStore
 from .transport.http_poll import HttpPoll
 from .transport.port import P2PLung
 
-_SHUTDOWN_S: Final = 5.0
+_SETTLE_LOGS_S: Final = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -121,18 +122,29 @@ async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) 
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, shutdown, logs)
             await nursery.start(node.run)
-            turnstile = Turnstile()
-            app = create_app(node, access, logs=logs, turnstile=turnstile)
-            await nursery.start(serve_listener, app, api_socket, shutdown, logs)
-            logs.info("STARTUP", "API listening", url=settings.api_url)
-            if sync_socket is not None:
-                sync_app = create_sync_app(node, logs=logs, turnstile=turnstile)
-                await nursery.start(serve_listener, sync_app, sync_socket, shutdown, logs)
-                logs.info("STARTUP", "sync listening", bind=settings.sync_bind)
-            logs.info("STARTUP", "node ready", name=node.name, peer_id=node.peer_id, pid=os.getpid())
-            await shutdown.wait()
-            nursery.cancel_scope.deadline = trio.current_time() + _SHUTDOWN_S
+            nursery.start_soon(_settle_logs, logs)
+            # What start-up made lives as long as the process: the collector need not walk it again.
+            gc.collect()
+            gc.freeze()
+            async with trio.open_nursery() as faces:
+                turnstile = Turnstile()
+                app = create_app(node, access, logs=logs, turnstile=turnstile)
+                await faces.start(serve_listener, app, api_socket, shutdown, logs)
+                logs.info("STARTUP", "API listening", url=settings.api_url)
+                if sync_socket is not None:
+                    sync_app = create_sync_app(node, logs=logs, turnstile=turnstile)
+                    await faces.start(serve_listener, sync_app, sync_socket, shutdown, logs)
+                    logs.info("STARTUP", "sync listening", bind=settings.sync_bind)
+                logs.info("STARTUP", "node ready", name=node.name, peer_id=node.peer_id, pid=os.getpid())
+            # The listeners have ended, with the requests that were under way; the rest holds nothing.
             nursery.cancel_scope.cancel()
+
+
+async def _settle_logs(logs: Logs) -> None:
+    """Sum up held-back repetitions now and then, so that none waits for the next line."""
+    while True:
+        await trio.sleep(_SETTLE_LOGS_S)
+        logs.settle()
 
 
 async def _watch_signals(

@@ -100,7 +100,7 @@ class Courier:
             self._count("answer_not_to_this_request")
             raise TransportError("not_an_answer", "the answer is not one to this request")
         # The request held a fresh nonce, so this boot has just shown that it lives.
-        twin = self._freshness.proven(opened.sender, opened.boot)
+        twin = self._freshness.proven(opened.sender, opened.boot, opened.counter)
         return Answered(opened.sender, opened.boot, messages, twin)
 
     def receive(self, data: bytes, *, expected: bytes | None = None) -> Received | bytes:
@@ -119,7 +119,7 @@ class Courier:
                 (message.answering for message in messages if isinstance(message, Hello)), ZERO_NONCE
             )
             if answering == ZERO_NONCE or not self._freshness.answer(
-                opened.sender, opened.boot, answering, now
+                opened.sender, opened.boot, answering, now, opened.counter
             ):
                 challenge = self._freshness.challenge(opened.sender, opened.boot, self._entropy(32), now)
                 return self._reply(opened, [self._hello(challenge, ZERO_NONCE)])

@@ -172,8 +172,8 @@ def _new_network(settings: Settings, seed: bytes, ticket: Ticket | None) -> Home
 def _with_ticket(home: Home, ticket: Ticket) -> Home:
     if network_id_of(ticket.genesis) != home.network_id:
         raise ConfigError(
-            f"the ticket is of another network ({network_id_of(ticket.genesis).hex()[:16]}…) than the data in "
-            f"{home.path} ({home.network_id.hex()[:16]}…): choose another LATTICE_DATA_DIR to join it"
+            f"the ticket is of another network ({network_id_of(ticket.genesis).hex()[:16]}…) than the data "
+            f"in {home.path} ({home.network_id.hex()[:16]}…): choose another LATTICE_DATA_DIR to join it"
         )
     own = home.key.public_key
     known = {peer.public_key: peer for peer in home.peers}

@@ -6,7 +6,6 @@ store) and must become one list in which nobody stands twice and we ourselves ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import orjson
