@@ -74,6 +74,8 @@ def prepare(venv: Path, *, development: bool) -> None:
         if not works(python):
             create(venv)
         install(python, locks)
+        if development:
+            drop_old_trio_stubs(python)
         stamp.write_text(wanted)
 
 
@@ -126,6 +128,14 @@ def install(python: Path, locks: list[str]) -> None:
     subprocess.run([*hashed, "--no-build-isolation", *rest], check=True, env=environ)
     project = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
     subprocess.run([*pip, *project], check=True, env=environ)
+
+
+def drop_old_trio_stubs(python: Path) -> None:
+    """trio-typing, which libp2p needs at run time, also installs stubs of an old trio, and a type
+    checker prefers stubs to the types that trio itself now carries."""
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = subprocess.run([str(python), "-c", where], check=True, capture_output=True, text=True)
+    shutil.rmtree(Path(found.stdout.strip()) / "trio-stubs", ignore_errors=True)
 
 
 def env_file(name: str, values: Mapping[str, str] | None = None) -> Path:
