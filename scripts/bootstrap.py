@@ -66,10 +66,13 @@ def prepare(venv: Path, *, development: bool) -> None:
     locks = [BUILD, RUNTIME, *([DEVELOPMENT] if development else [])]
     stamp = venv / f".lattice-{'dev' if development else 'run'}"
     wanted = fingerprint([*locks, "pyproject.toml"])
+    # An environment made for tests holds all that running takes.
+    whole = venv / ".lattice-dev", fingerprint([BUILD, RUNTIME, DEVELOPMENT, "pyproject.toml"])
     venv.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(venv.parent / f"{venv.name}.lock"):
         python = interpreter(venv)
-        if stamp.is_file() and stamp.read_text() == wanted and works(python):
+        made = any(path.is_file() and path.read_text() == text for path, text in ((stamp, wanted), whole))
+        if made and works(python):
             return
         if not works(python):
             create(venv)

@@ -55,11 +55,12 @@ async def main():
                 a.publish_nowait("entries", b"a")
                 b.publish_nowait("entries", b"b")
                 await trio.sleep(0.2)
+        errors = [a.report().error, b.report().error]
         nursery.cancel_scope.cancel()
     installed = sorted(found.metadata["Name"].lower() for found in importlib.metadata.distributions())
     print(json.dumps({
         "heard": [sorted(text.decode() for kind, text in handler.heard) for handler in handlers],
-        "errors": [a.report().error, b.report().error], "installed": installed,
+        "errors": errors, "installed": installed,
         "lattice": sys.modules["lattice"].__file__,
     }))
 

@@ -18,7 +18,15 @@ TEXT_SUFFIXES = {
     "", ".py", ".sh", ".bat", ".toml", ".md", ".txt", ".lock", ".example", ".cfg", ".ini", ".yml", ".yaml",
     ".json", ".js", ".css", ".html", ".svg", ".sql",
 }  # fmt: skip
-SCRIPTS = ["launch_lattice.sh", "scripts/check", "scripts/lock", "scripts/test", "scripts/wheels", ".ci/run"]
+SCRIPTS = [
+    "launch_lattice.sh",
+    "scripts/check",
+    "scripts/demo",
+    "scripts/lock",
+    "scripts/test",
+    "scripts/wheels",
+    ".ci/run",
+]
 
 # Put together here, so that this file does not hold what it forbids.
 MACHINE_PATH = re.compile(r"(?<![\w.$}/-])/(?:work|root|tmp|home/\w+|Users/\w+|opt/pypi)(?=[/\s\"'`]|$)")
