@@ -61,6 +61,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("GET", "/health", RouteClass.PUBLIC),
     Rule("GET", "/livez", RouteClass.PUBLIC),
     Rule("GET", "/readyz", RouteClass.PUBLIC),
+    Rule("GET", "/metrics", RouteClass.OPERATOR, status=True),
     Rule("GET", "/docs", RouteClass.PUBLIC),
     Rule("GET", "/openapi.json", RouteClass.PUBLIC),
 )

@@ -21,6 +21,7 @@ from ..observability.logs import TaggedLogger
 from .access import Access, RouteClass, rules_for
 from .answers import answer
 from .guards import Fence, Gate, Intake, PeerLimit, Turnstile, body_of, client_of
+from .metrics import AnswerCounts, metrics_routes
 from .openapi import docs_page
 from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
@@ -44,6 +45,7 @@ def create_app(
     turnstile: Turnstile | None = None,
 ) -> FastAPI:
     """The API of one node. Share one `turnstile` between this and `create_sync_app`."""
+    answers = AnswerCounts()
     app = FastAPI(
         title=_TITLE,
         version=_VERSION,
@@ -53,7 +55,7 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(Fence, logs=logs),
+            Middleware(Fence, logs=logs, answered=answers.add),
             Middleware(Gate, access=access),
             Middleware(PeerLimit, turnstile=turnstile or Turnstile(), is_peer=_is_peer),
             Middleware(Intake),
@@ -61,6 +63,7 @@ def create_app(
     )
     for router in (status_routes, key_routes, entry_routes, sync_routes, probe_routes):
         app.include_router(router(node))
+    app.include_router(metrics_routes(node, answers))
     _add_docs(app)
     _add_handlers(app, logs)
     return app

@@ -61,9 +61,16 @@ class Fence:
     must be the very string that the router matches.
     """
 
-    def __init__(self, app: ASGIApp, *, logs: TaggedLogger | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        logs: TaggedLogger | None = None,
+        answered: Callable[[int], None] = lambda status: None,
+    ) -> None:
         self._app = app
         self._logs = logs
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,7 +86,7 @@ class Fence:
         is_head = scope["method"] == "HEAD"
         if is_head:
             inner["method"] = "GET"
-        sender = _Sender(send, inner, drop_body=is_head)
+        sender = _Sender(send, inner, drop_body=is_head, answered=self._answered)
         try:
             await self._app(inner, receive, sender)
         except LatticeError as error:
@@ -110,15 +117,17 @@ class Fence:
 class _Sender:
     """Passes messages on, remembers whether the answer has begun, adds what every answer carries."""
 
-    def __init__(self, send: Send, scope: Scope, *, drop_body: bool) -> None:
+    def __init__(self, send: Send, scope: Scope, *, drop_body: bool, answered: Callable[[int], None]) -> None:
         self._send = send
         self._scope = scope
         self._drop_body = drop_body
+        self._answered = answered
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self._answered(message["status"])
             headers = MutableHeaders(scope=message)
             headers.setdefault("cache-control", "no-store")
             headers["x-content-type-options"] = "nosniff"

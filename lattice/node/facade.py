@@ -12,6 +12,7 @@ from typing import Protocol
 from ..core.draft import Appended, Condition, OpDraft
 from ..core.rows import LiveVersion, LogHead, LogKey
 from ..schemas import Status, SwitchAnswer
+from .measures import Measures
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class NodeFacade(Protocol):
     def ledger(self) -> LedgerView: ...
 
     def status(self) -> Status: ...
+
+    def measures(self) -> Measures: ...
 
     def ready(self) -> dict[str, str]:
         """Failing readiness checks by name with the reason; empty means ready."""

@@ -41,6 +41,7 @@ class Heartbeat:
         self._log = log
         self._act = act
         self.active = False
+        self.late_s = 0.0  # all lateness of the ticks
         self.alarms: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
         self.mode = monitor.view(trio.current_time()).mode
@@ -90,6 +91,7 @@ class Heartbeat:
                 planned += TICK_S
                 await trio.sleep_until(planned)
                 now = trio.current_time()
+                self.late_s += max(0.0, now - planned)
                 self.feed(Tick(now, max(0.0, now - planned)))
                 planned = max(planned, now - TICK_S)
         finally:

@@ -77,6 +77,7 @@ from .driver import Announcement, Driver
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
+from .measures import Measures, measure
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry
 from .status import build_status
@@ -206,6 +207,10 @@ class Node:
         return self._p2p
 
     @property
+    def driver(self) -> Driver:
+        return self._driver
+
+    @property
     def engine(self) -> Engine:
         return self._driver.engine
 
@@ -255,6 +260,9 @@ class Node:
 
     def status(self) -> Status:
         return build_status(self)
+
+    def measures(self) -> Measures:
+        return measure(self)
 
     def ready(self) -> dict[str, str]:
         failing = {}
