@@ -46,7 +46,6 @@ from tests.independent.wire_format import (
 Version = tuple[bytes, int]
 LogName = tuple[bytes, int]
 PAGE_BYTES: Final = 1_500_000
-_BUCKETS: Final = 65_536
 
 
 @dataclass(slots=True)
@@ -55,6 +54,7 @@ class Log:
 
     entries: list[Entry] = field(default_factory=list)
     seals: dict[int, Seal] = field(default_factory=dict)
+    frozen: int = OPEN
 
     @property
     def height(self) -> int:
@@ -62,8 +62,8 @@ class Log:
 
     def head(self, epoch: int) -> LogHead:
         if not self.entries:
-            return LogHead(epoch, NOTHING, ZERO32, OPEN)
-        return LogHead(epoch, self.height, self.entries[-1].id, OPEN)
+            return LogHead(epoch, NOTHING, ZERO32, self.frozen)
+        return LogHead(epoch, self.height, self.entries[-1].id, self.frozen)
 
 
 @dataclass(slots=True)
@@ -102,7 +102,11 @@ class Ledger:
         self.logs: dict[LogName, Log] = defaultdict(Log)
 
     def held(self) -> Iterator[tuple[LogName, Log]]:
-        return ((name, self.logs[name]) for name in sorted(self.logs) if self.logs[name].entries)
+        return (
+            (name, self.logs[name])
+            for name in sorted(self.logs)
+            if self.logs[name].entries or self.logs[name].frozen != OPEN
+        )
 
     @property
     def entry_count(self) -> int:
@@ -133,7 +137,7 @@ class Ledger:
         self, name: LogName, arrived: Mapping[int, Sequence[Entry]], seals: Iterable[Seal]
     ) -> list[Refusal]:
         log = self.logs.get(name, Log())
-        fresh = {seq: entries for seq, entries in arrived.items() if seq > log.height}
+        fresh = {seq: entries for seq, entries in arrived.items() if log.height < seq < log.frozen}
         refusals = [
             Refusal(name, seq, "another entry is held at this seq")
             for seq, entries in arrived.items()
@@ -178,6 +182,13 @@ class Ledger:
         for seq in [seq for seq in log.seals if seq != log.height and not log.entries[seq].must_be_sealed]:
             del log.seals[seq]
 
+    def freeze(self, name: LogName, at: int) -> None:
+        """Take a log's entries from the fork on out of everything; the caller has seen both branches."""
+        log = self.logs[name]
+        log.frozen = min(log.frozen, at)
+        del log.entries[log.frozen :]
+        log.seals = {seq: seal for seq, seal in log.seals.items() if seq < log.frozen}
+
     # 8. State
 
     def state(self) -> dict[bytes, Cell]:
@@ -204,20 +215,8 @@ class Ledger:
                 cells[key].live = live
         return dict(cells)
 
-    def state_root(self, cells: Mapping[bytes, Cell] | None = None) -> bytes:
-        buckets: dict[int, list[bytes]] = defaultdict(list)
-        for key, cell in (self.state() if cells is None else cells).items():
-            place = sha(key)
-            buckets[int.from_bytes(place[:2], "big")].append(place + _leaf(key, cell))
-        level = {b: sha(tag("bucket"), *sorted(pairs)) for b, pairs in buckets.items()}
-        empty = sha(tag("bucket"))
-        width = _BUCKETS
-        while width > 1:
-            width //= 2
-            above = {b // 2 for b in level}
-            level = {b: sha(tag("node"), level.get(2 * b, empty), level.get(2 * b + 1, empty)) for b in above}
-            empty = sha(tag("node"), empty, empty)
-        return level.get(0, empty)
+    def state_root(self) -> bytes:
+        return map_root({key: _cell_leaf(key, cell) for key, cell in self.state().items()})
 
     # 9. Heads
 
@@ -226,12 +225,12 @@ class Ledger:
 
     def digests(self) -> dict[bytes, bytes]:
         return {
-            author: sha(tag("author"), *(head.encode() for head in self.heads(author)))
+            author: author_digest(self.heads(author))
             for author in sorted({name[0] for name, _ in self.held()})
         }
 
     def log_root(self) -> bytes:
-        return tree([author + digest for author, digest in self.digests().items()])
+        return heads_root(self.digests())
 
     def roots(self) -> Roots:
         return Roots(self.log_root(), self.state_root(), self.entry_count)
@@ -243,8 +242,8 @@ class Ledger:
         ranges = []
         for head in heads:
             first, last = self.logs.get((author, head.epoch), Log()).height + 1, head.height
-            if head.frozen != OPEN:
-                last = min(last, head.frozen - 1)
+            fork = min(head.frozen, self.logs.get((author, head.epoch), Log()).frozen)
+            last = min(last, fork - 1)
             if first <= last:
                 ranges.append(Range(author, head.epoch, first, last))
         return ranges
@@ -296,15 +295,47 @@ def _applied(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int, Op]]:
                 yield entry, index, op
 
 
-def _leaf(key: bytes, cell: Cell) -> bytes:
-    versions = b"".join(
-        version[0] + u16(version[1]) + sha(b"\x00", cell.live[version][0].ops[version[1]])
-        for version in sorted(cell.live)
-    )
-    total = str(cell.total).encode()
+def leaf(key: bytes, live: Iterable[tuple[bytes, int, bytes]], adds: int, total: int) -> bytes:
+    """`live` is (entry id, op index, op hash) of each live version."""
+    versions = [entry_id + u16(index) + op_hash for entry_id, index, op_hash in sorted(live)]
+    number = str(total).encode()
     return sha(
-        tag("leaf"), u32(len(key)), key, u32(len(cell.live)), versions, u64(cell.adds), u32(len(total)), total
+        tag("leaf"), u32(len(key)), key,
+        u32(len(versions)), *versions,
+        u64(adds), u32(len(number)), number,
     )  # fmt: skip
+
+
+def _cell_leaf(key: bytes, cell: Cell) -> bytes:
+    live = [(*version, sha(b"\x00", entry.ops[version[1]])) for version, (entry, _) in cell.live.items()]
+    return leaf(key, live, cell.adds, cell.total)
+
+
+def map_root(leaves: Mapping[bytes, bytes]) -> bytes:
+    """The state root over key and leaf (8)."""
+    buckets: dict[int, list[bytes]] = defaultdict(list)
+    for key, its_leaf in leaves.items():
+        place = sha(key)
+        buckets[int.from_bytes(place[:2], "big")].append(place + its_leaf)
+    level = {bucket: sha(tag("bucket"), *sorted(pairs)) for bucket, pairs in buckets.items()}
+    empty = sha(tag("bucket"))
+    for _ in range(16):
+        level = {
+            above: sha(tag("node"), level.get(2 * above, empty), level.get(2 * above + 1, empty))
+            for above in {bucket // 2 for bucket in level}
+        }
+        empty = sha(tag("node"), empty, empty)
+    return level.get(0, empty)
+
+
+def author_digest(heads: Iterable[LogHead]) -> bytes:
+    """The digest of one author's logs (9)."""
+    return sha(tag("author"), *(head.encode() for head in sorted(heads)))
+
+
+def heads_root(digests: Mapping[bytes, bytes]) -> bytes:
+    """The log root over author and digest (9)."""
+    return tree([author + digests[author] for author in sorted(digests)])
 
 
 class Author:
@@ -316,13 +347,13 @@ class Author:
         self.public_key = bytes(key.verify_key)
         self.epoch = secrets.randbits(64)
 
-    def write(self, *ops: bytes, seal: bool = True, clock: int | None = None) -> Entry:
+    def write(self, *ops: bytes, seal: bool = True, clock: int | None = None, version: int = 1) -> Entry:
         """Append one entry; sealed if asked for or if the rules demand it."""
         log = self.ledger.logs[self.public_key, self.epoch]
         clock = time.time_ns() // 1_000_000 << 16 if clock is None else clock
         prev = log.entries[-1].id if log.entries else ZERO32
         entry = make_entry(
-            self.ledger.network_id, self.public_key, self.epoch, log.height + 1, prev, clock, ops
+            self.ledger.network_id, self.public_key, self.epoch, log.height + 1, prev, clock, ops, version
         )
         log.entries.append(entry)
         if seal or entry.must_be_sealed:

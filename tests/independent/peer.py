@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import http.client
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from nacl.exceptions import CryptoError
@@ -20,12 +20,14 @@ from nacl.signing import SigningKey
 from tests.independent.ledger import Ledger, Refusal
 from tests.independent.wire_format import (
     ENVELOPE_BYTES_MAX,
+    OPEN,
     ZERO32,
     Entries,
     Heads,
     Hello,
     LogHead,
     Message,
+    Proof,
     Range,
     Ticket,
     Want,
@@ -71,7 +73,8 @@ class Outcome:
     good: bool
     exchanges: int
     refusals: list[Refusal] = field(default_factory=list)
-    unknown_proofs: int = 0
+    proofs: int = 0
+    pages: int = 0
     frozen: int = 0
 
 
@@ -79,13 +82,13 @@ class Peer:
     """One run of this peer's process, with its key, towards one node."""
 
     def __init__(
-        self, ticket: Ticket, url: str, key: SigningKey, ledger: Ledger, name: str = "stranger"
+        self, ticket: Ticket, url: str, key: SigningKey, ledger: Ledger | None = None, name: str = "stranger"
     ) -> None:
         self.ticket = ticket
         self.url = urlsplit(url)
         self.key = key
         self.public_key = bytes(key.verify_key)
-        self.ledger = ledger
+        self.ledger = Ledger(ticket.network_id) if ledger is None else ledger
         self.name = name
         self.boot = secrets.randbits(64)
         self.counter = 0
@@ -210,7 +213,7 @@ class Peer:
         answer = self.ask([Heads(number, LISTS, self.ledger.roots(), lists=lists)])
         outcome.exchanges += 1
         named = dict(_heads_of(answer, number).lists)
-        outcome.frozen = sum(head.frozen != 2**64 - 1 for heads in named.values() for head in heads)
+        outcome.frozen = sum(head.frozen != OPEN for heads in named.values() for head in heads)
         while outcome.exchanges < EXCHANGES_MAX:
             taken = self._take(answer, outcome)
             wanted = [each for message in answer if isinstance(message, Want) for each in message.ranges]
@@ -225,7 +228,10 @@ class Peer:
     def _take(self, answer: Sequence[Message], outcome: Outcome) -> int:
         before = self.ledger.entry_count
         for message in answer:
-            if isinstance(message, Entries):
+            if isinstance(message, Proof):
+                outcome.proofs += 1
+            if isinstance(message, Entries) and message.frames:
+                outcome.pages += 1
                 outcome.refusals += self.ledger.take(message)
         return self.ledger.entry_count - before
 
@@ -255,3 +261,9 @@ def _heads_of(messages: Sequence[Message], number: int) -> Heads:
         if isinstance(message, Heads) and message.round == number:
             return message
     raise Refused("no Heads of this round in the answer")
+
+
+def statement_is_signed(ticket: Ticket, signer: bytes, state: Mapping[str, Any]) -> bool:
+    """Whether the node with this key has signed the roots and the time in its answer to `GET state` (2)."""
+    body = bytes.fromhex(state["merkle_root"]) + bytes.fromhex(state["log_root"]) + u64(state["timestamp_ms"])
+    return is_signed(signer, tag("state") + ticket.network_id + body, bytes.fromhex(state["signature"]))

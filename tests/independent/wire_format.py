@@ -337,10 +337,17 @@ def read_entry(network_id: bytes, header_bytes: bytes, ops_bytes: bytes) -> Entr
 
 
 def make_entry(
-    network_id: bytes, author: bytes, epoch: int, seq: int, prev: bytes, clock: int, ops: Sequence[bytes]
+    network_id: bytes,
+    author: bytes,
+    epoch: int,
+    seq: int,
+    prev: bytes,
+    clock: int,
+    ops: Sequence[bytes],
+    version: int = 1,
 ) -> Entry:
     ops_bytes = b"".join(blob(op) for op in ops)
-    header = Header(1, author, epoch, seq, prev, clock, len(ops), len(ops_bytes), tree(ops))
+    header = Header(version, author, epoch, seq, prev, clock, len(ops), len(ops_bytes), tree(ops))
     return read_entry(network_id, header.encode(), ops_bytes)
 
 
