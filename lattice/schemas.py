@@ -127,7 +127,8 @@ class Key:
 
     `version` names the winner and is the ETag; it, `author` and `clock` are null for a key that only
     has a counter. `clock` is milliseconds since 1970 and a count, as text (`1763632000000-0`).
-    `adds` counts the additions and `total` is their sum, null where there are none. `error` is
+    `adds` counts the additions and `total` is their exact sum, null where there are none: a number up
+    to ±(2^53 − 1), and beyond that, where JSON numbers stop being exact, its decimal text. `error` is
     `unreadable_value` when the winner's value is not JSON; `value` is null then.
     """
 
@@ -138,7 +139,7 @@ class Key:
     clock: str | None
     siblings: list[Sibling] = field(default_factory=list)
     adds: int = 0
-    total: int | None = None
+    total: int | str | None = None
     error: str | None = None
 
 

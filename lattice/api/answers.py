@@ -17,7 +17,7 @@ from starlette.responses import Response
 from ..core.draft import Appended
 from ..core.errors import LatticeError
 from ..core.identity import peer_id_of
-from ..core.limits import FROZEN_NEVER
+from ..core.limits import AMOUNT_MAX, FROZEN_NEVER
 from ..core.rows import LiveVersion
 from ..node.facade import KeyView, LedgerView, NodeFacade
 from ..schemas import Head, Key, LedgerState, LungStatus, Sibling, Status, Written
@@ -43,6 +43,11 @@ def tag_of(view: KeyView) -> str:
     return f'"{version}+{view.adds}"' if view.adds else f'"{version}"'
 
 
+def _sum_shown(total: int) -> int | str:
+    """A sum has no bound, a JSON number has one: beyond what every parser holds exactly it is text."""
+    return total if abs(total) <= AMOUNT_MAX else str(total)
+
+
 class KeyWriter:
     """Turns key views into answers; keeps the text of authors, of which a page has few."""
 
@@ -62,7 +67,7 @@ class KeyWriter:
             clock=clock_text(winner.clock) if winner else None,
             siblings=[self._sibling(live) for live in view.live[1:]],
             adds=view.adds,
-            total=view.total if view.adds else None,
+            total=_sum_shown(view.total) if view.adds else None,
             error=error,
         )
 
