@@ -160,6 +160,7 @@ class Node:
             self.registry,
             hello=lambda: self._hello(ZERO_NONCE, ZERO_NONCE),
             learned=self._learned,
+            answered=self._note_answer,
             ended=self._round_ended,
         )
         self._anti_entropy.heartbeat = self.heartbeat
@@ -574,12 +575,17 @@ class Node:
         """A node at `url` answered our Hello. Its peer id, or None for ourselves."""
         return self._note_greeting(answer, asked, url)
 
+    def _note_answer(self, answer: Answered) -> None:
+        """What any answer may show or say: that two live processes use its sender's key, or ours."""
+        peer_id = peer_id_of(answer.sender)
+        if answer.twin or (peer_id == self.peer_id and answer.boot != self._boot):
+            self._twin(peer_id)
+        if any(isinstance(m, Beat) and BeatFlag.TWIN_ALARM in m.flags for m in answer.messages):
+            self._twin(self.peer_id)
+
     def _note_greeting(self, answer: Answered, asked: Peer | None, url: str | None) -> str | None:
         peer_id = peer_id_of(answer.sender)
-        if answer.twin:
-            self._twin(peer_id)
-        if peer_id == self.peer_id and answer.boot != self._boot:
-            self._twin(peer_id)
+        self._note_answer(answer)
         if asked is not None and asked.is_placeholder and url is not None:
             self.registry.identify(url, peer_id)
             now = trio.current_time()
@@ -658,6 +664,9 @@ class Node:
                     out += reply.messages
         if sender != self._key.public_key:
             self.heartbeat.feed(RequestServed(peer_id, "p2p" if link else "http", trio.current_time()))
+        if self._freshness.has_twin(sender) and not any(isinstance(message, Beat) for message in out):
+            # Where HTTP is all there is, no beat would ever tell them.
+            out.append(self._beat(sender, BeatFlag(0)))
         return self._courier.reply(received, out)
 
     async def _hold(self, messages: Sequence[Message]) -> None:
