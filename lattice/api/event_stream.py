@@ -60,14 +60,17 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown: trio.Event | None = scope.get(SHUTDOWN)
+        if shutdown is None:  # no listener of ours: its server ends us by a disconnect
+            shutdown = trio.Event()
         with self._place as reader:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
                 if not is_head(scope):
-                    await self._write(reader, send, shutdown or trio.Event())
-                await send(_body(b"", more=False))
+                    await self._write(reader, send, shutdown)
                 nursery.cancel_scope.cancel()
+            # Outside: the server says `gone` in the middle of this too, and must not be cancelled there.
+            await send(_body(b"", more=False))
 
     async def _write(self, reader: Reader, send: Send, shutdown: trio.Event) -> None:
         """Until the shutdown; only waiting is ever cut short, since half a chunk would spoil the end."""

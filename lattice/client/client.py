@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -190,11 +190,31 @@ class AsyncClient:
             ) as response:
                 refusal = await response.aread() if response.status_code != 200 else b""
                 follower.opened(response.status_code, response.headers.get("content-type", ""), refusal)
-                async for chunk in response.aiter_bytes():
-                    for event in follower.feed(chunk):
-                        yield event
+                async with chunks_of(response) as chunks:
+                    async for chunk in chunks:
+                        for event in follower.feed(chunk):
+                            yield event
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise _unreachable(self._base_url, error) from error
+
+
+@asynccontextmanager
+async def chunks_of(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """The parts of a streamed body, which may be left in the middle.
+
+    httpx reads through generators within generators, and closing the outer one leaves the inner ones
+    to the garbage collector, which under trio is an error: so the connection is closed, and reading
+    on then fails in the innermost and unwinds them all.
+    """
+    chunks = response.aiter_bytes()
+    try:
+        yield chunks
+    finally:
+        with trio.CancelScope(shield=True):
+            await response.aclose()
+            with suppress(httpx.TransportError, httpx.StreamError):
+                async for _ in chunks:
+                    pass
 
 
 def _headers(token: str | None) -> dict[str, str]:
