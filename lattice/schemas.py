@@ -6,7 +6,7 @@ Separate, and plain dataclasses, so that the command line can use them without i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,3 +233,93 @@ class Problem:
     status: int
     code: str
     detail: str | None = None
+
+
+# The events of `GET /api/lattice/events`: the `data` of each type. `at` is RFC 3339, by this node's clock.
+
+
+@dataclass(frozen=True, slots=True)
+class EntryEvent:
+    """`entry`: one entry was applied and is durable. `keys` are those that it touches.
+
+    `lung` tells how it came (local, p2p, http, gossip) and `peer` from whom, null for our own.
+    """
+
+    at: str
+    id: str
+    author: str
+    epoch: str
+    seq: int
+    clock: str
+    keys: list[str]
+    lung: str
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModeEvent:
+    """`mode`: the headline changed; `previous` is null for the first one after a start."""
+
+    at: str
+    mode: str
+    previous: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEvent:
+    """`peer`: `change` is known, heard or lost (over P2P), state, or forgotten; `state` is alive,
+    suspect or dead, as in the status."""
+
+    at: str
+    peer: str
+    name: str
+    change: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEvent:
+    """`alarm`: `raised` or, if not, cleared; `level` is ERROR or WARNING, as the text is logged."""
+
+    at: str
+    code: str
+    raised: bool
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvent:
+    """`policy`: the operator chose auto, p2p or http; it is durable."""
+
+    at: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostEvent:
+    """`lost`: events that this stream does not show, whatever its filter: read the keys again.
+
+    `reason` is `overrun` (the ring moved on: `count` events from `first` to `last`) or `restart`
+    (the id was given by another process of this node: count and `first` are null, unknown).
+    """
+
+    reason: str
+    count: int | None
+    first: str | None
+    last: str
+
+
+EventBody = EntryEvent | ModeEvent | PeerEvent | AlarmEvent | PolicyEvent
+EVENT_SHAPES: Final[dict[str, type[EventBody | LostEvent]]] = {
+    "entry": EntryEvent,
+    "mode": ModeEvent,
+    "peer": PeerEvent,
+    "alarm": AlarmEvent,
+    "policy": PolicyEvent,
+    "lost": LostEvent,
+}
+EVENT_TYPES: Final[dict[type[EventBody | LostEvent], str]] = {
+    shape: name for name, shape in EVENT_SHAPES.items()
+}

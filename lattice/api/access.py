@@ -58,6 +58,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("PUT", f"{API}/keys/{_KEY}", RouteClass.OPERATOR),
     Rule("DELETE", f"{API}/keys/{_KEY}", RouteClass.OPERATOR),
     Rule("POST", f"{API}/entries", RouteClass.OPERATOR),
+    Rule("GET", f"{API}/events", RouteClass.OPERATOR),
     Rule("GET", "/health", RouteClass.PUBLIC),
     Rule("GET", "/livez", RouteClass.PUBLIC),
     Rule("GET", "/readyz", RouteClass.PUBLIC),

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from ..core.clock import clock_text
 from ..core.draft import Appended
 from ..core.errors import LatticeError
 from ..core.identity import peer_id_of
@@ -30,11 +31,6 @@ _HIDDEN = "details are shown to operators"
 def answer(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON response; dataclasses become objects."""
     return Response(orjson.dumps(content), status, headers, "application/json")
-
-
-def clock_text(clock: int) -> str:
-    """A hybrid clock as `milliseconds-count`: as a number it would not survive most JSON parsers."""
-    return f"{clock >> 16}-{clock & 0xFFFF}"
 
 
 def tag_of(view: KeyView) -> str:

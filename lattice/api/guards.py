@@ -32,7 +32,10 @@ _DRAIN_S: Final = 1.0
 _BODY: Final = "lattice.body"
 _OPERATOR: Final = "lattice.operator"
 _CORS_ORIGIN: Final = "lattice.cors_origin"
-_PREFLIGHT_HEADERS: Final = "authorization, content-type, if-match, if-none-match, idempotency-key"
+_HEAD: Final = "lattice.head"
+_PREFLIGHT_HEADERS: Final = (
+    "authorization, content-type, if-match, if-none-match, idempotency-key, last-event-id"
+)
 _EXPOSED_HEADERS: Final = "etag, retry-after, idempotency-replayed"
 
 
@@ -46,6 +49,11 @@ def body_of(scope: Scope) -> bytes:
 def is_operator(scope: Scope) -> bool:
     """Whether Gate took the caller for an operator (public routes are open to others too)."""
     return bool(scope.get(_OPERATOR, False))
+
+
+def is_head(scope: Scope) -> bool:
+    """Whether the caller asked for the head alone: an endless body must end at once."""
+    return bool(scope.get(_HEAD, False))
 
 
 def client_of(scope: Scope) -> str:
@@ -83,10 +91,11 @@ class Fence:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
         inner = dict(scope, path=raw.decode("latin-1"))
-        is_head = scope["method"] == "HEAD"
-        if is_head:
+        head = scope["method"] == "HEAD"
+        if head:
             inner["method"] = "GET"
-        sender = _Sender(send, inner, drop_body=is_head, answered=self._answered)
+            inner[_HEAD] = True
+        sender = _Sender(send, inner, drop_body=head, answered=self._answered)
         try:
             await self._app(inner, receive, sender)
         except LatticeError as error:

@@ -103,6 +103,16 @@ def _add_remote(commands: argparse._SubParsersAction[_Parser]) -> None:
     _reading(add)
     add = _command(commands, "peers", "list the known peers", _peers)
     _reading(add)
+    add = _command(commands, "events", "show what happens at the node, until Ctrl-C", _events)
+    add.add_argument("--prefix", default="", help="of entries, only those that touch such a key")
+    add.add_argument(
+        "--type",
+        default="",
+        metavar="T",
+        help="only these, parted by commas: entry, mode, peer, alarm, policy",
+    )
+    add.add_argument("--after", metavar="ID", help="resume behind this event")
+    _reading(add)
     add = _command(commands, "switch", "choose the policy: auto, p2p or http", _switch)
     add.add_argument("mode", metavar="MODE", help="auto, p2p or http")
     _reading(add)
@@ -241,6 +251,12 @@ def _peers(args: argparse.Namespace) -> int:
     from .remote import peers
 
     return peers(args)
+
+
+def _events(args: argparse.Namespace) -> int:
+    from .watch import events
+
+    return events(args)
 
 
 def _switch(args: argparse.Namespace) -> int:

@@ -122,6 +122,12 @@ def keys(*, prefix: str = "", after: str | None = None, limit: int = 100) -> Cal
     return Call("GET", f"{_API}/keys{_query(prefix=prefix or None, after=after, limit=limit)}", KeyPage)
 
 
+def events(*, prefix: str = "", types: Sequence[str] = ()) -> Call[object]:
+    """For `Client.events`, which follows the answer; it has no end for `send` to wait for."""
+    query = _query(prefix=prefix or None, type=",".join(types) or None)
+    return Call("GET", f"{_API}/events{query}", object)
+
+
 def get(key: str) -> Call[Key]:
     return Call("GET", key_path(key), Key)
 

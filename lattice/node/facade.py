@@ -12,6 +12,7 @@ from typing import Protocol
 from ..core.draft import Appended, Condition, OpDraft
 from ..core.rows import LiveVersion, LogHead, LogKey
 from ..schemas import Status, SwitchAnswer
+from .bus import Bus
 from .measures import Measures
 
 
@@ -57,6 +58,11 @@ class NodeFacade(Protocol):
 
     @property
     def network_id(self) -> bytes: ...
+
+    @property
+    def bus(self) -> Bus:
+        """What happened, as events; entries only after their commit."""
+        ...
 
     async def append(
         self,

@@ -46,6 +46,7 @@ class Heartbeat:
         self.warnings: dict[str, str] = {}
         self.mode = monitor.view(trio.current_time()).mode
         self.on_mode: Callable[[ModeChanged], None] = lambda change: None
+        self.on_alarm: Callable[[AlarmRaised | AlarmCleared], None] = lambda output: None
         # For whoever watches the monitor: every input with what followed from it.
         self.observe: Callable[[MonitorInput, list[MonitorOutput]], None] = lambda event, outputs: None
 
@@ -67,9 +68,11 @@ class Heartbeat:
                 case AlarmRaised():
                     shown = self.alarms if output.level == "ERROR" else self.warnings
                     shown[output.code.value] = output.text
+                    self.on_alarm(output)
                 case AlarmCleared():
                     self.alarms.pop(output.code.value, None)
                     self.warnings.pop(output.code.value, None)
+                    self.on_alarm(output)
                 case PollDue() | PollsStopped() | ProbeDue() | RoundDue():
                     self._act(output)
                 case _:

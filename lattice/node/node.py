@@ -72,6 +72,7 @@ from ..schemas import Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
 from .anti_entropy import AntiEntropy
+from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
 from .facade import KeyView, LedgerView
@@ -81,6 +82,7 @@ from .measures import Measures, measure
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry
 from .status import build_status
+from .watch import Watch
 
 _META_POLICY: Final = "policy"
 _META_PEERS: Final = "peers"
@@ -88,6 +90,7 @@ _PRESENCE_PER_NODE_S: Final = 0.3
 _DISK_CHECK_S: Final = 2.0
 _ACK_TIMEOUT_S: Final = 10.0
 _ACK_STEP_S: Final = 0.25
+_WATCH_PEERS_S: Final = 1.0
 
 
 class Node:
@@ -126,6 +129,8 @@ class Node:
         )
         boot = int.from_bytes(ports.entropy(8), "big")
         self._boot = boot
+        self.bus = Bus(boot)
+        self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
@@ -153,6 +158,7 @@ class Node:
             self._act,
         )
         self.heartbeat.on_mode = self._mode_changed
+        self.heartbeat.on_alarm = self._watch.monitor_alarm
         self._anti_entropy = AntiEntropy(
             self._driver,
             self._courier,
@@ -326,6 +332,7 @@ class Node:
                 "bad_mode", f"{policy!r} is no mode; allowed are auto, p2p and http"
             ) from error
         await self._driver.ask(lambda token: Remember(token, _META_POLICY, chosen.encode()))
+        self._watch.policy(chosen)
         self.heartbeat.feed(PolicySet(chosen, trio.current_time()))
         self.heartbeat.tick()
         view = self.heartbeat.view()
@@ -383,7 +390,7 @@ class Node:
     async def _housekeeping(self) -> None:
         """Every half second: addresses to dial, remembered peers, free space, jumps of time."""
         last_wall, last_mono = self._ports.wall_ms(), trio.current_time()
-        disk_at = 0.0
+        disk_at = peers_at = 0.0
         while True:
             await trio.sleep(0.5)
             now, wall = trio.current_time(), self._ports.wall_ms()
@@ -396,6 +403,9 @@ class Node:
             last_wall, last_mono = wall, now
             self._report_p2p()
             await self._addresses_changed()
+            if now >= peers_at:
+                peers_at = now + _WATCH_PEERS_S
+                self._watch.peers(self.heartbeat.view().peers)
             if now >= disk_at:
                 disk_at = now + _DISK_CHECK_S
                 self._check_disk()
@@ -439,9 +449,9 @@ class Node:
             if free < 2 * reserve:
                 self._raise_alarm("low_space", f"{free} bytes are free; writes stop below {reserve}")
             else:
-                self._alarms.pop("low_space", None)
+                self._clear_alarm("low_space")
             if self._driver.failure is None:
-                self._alarms.pop("no_space", None)
+                self._clear_alarm("no_space")
 
     async def _presence(self) -> None:
         """Tell everybody by gossip that we are here, what we hold and where we are."""
@@ -474,6 +484,7 @@ class Node:
                     self._links.start_round(order.peer, padded=order.padded)
 
     def _mode_changed(self, change: ModeChanged) -> None:
+        self._watch.mode(change)
         previous = change.previous.value if change.previous else "none"
         self._log.info("SYNC", f"mode is {change.mode.value}", previous=previous, reason=change.reason.value)
 
@@ -486,6 +497,7 @@ class Node:
                     self._p2p.publish_nowait("entries", self._courier.seal_gossip([output.entries]))
             case Applied():
                 self._count("entries_applied", len(output.entries))
+                self._watch.applied(output)
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
                 self._note_roots(peer_id, output.served.peer_roots, equal_at=self._driver.commits)
@@ -501,6 +513,15 @@ class Node:
         if self._alarms.get(code) != text:
             self._alarms[code] = text
             self._log.error("ALERT", text, code=code)
+            self._watch.raised(code, text)
+
+    def _clear_alarm(self, code: str) -> None:
+        self._alarms.pop(code, None)
+        self._watch.cleared(code)
+
+    def _name_of(self, peer_id: str) -> str:
+        peer = self.registry.get(peer_id)
+        return peer.name if peer is not None else ""
 
     def _count(self, name: str, amount: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount

@@ -29,6 +29,7 @@ from tests.integration.api.api_kit import (
 # What makes each route succeed, and the status of that success.
 _SUCCESS: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ("POST", "/api/lattice/sync/switch"): ("?mode=auto", b"", 200),
+    ("GET", "/api/lattice/events"): ("?follow=false", b"", 200),
     ("PUT", "/api/lattice/keys/{key}"): ("", b"1", 201),
     ("POST", "/api/lattice/entries"): ("", b'{"ops":[{"op":"put","key":"k","value":1}]}', 201),
 }
