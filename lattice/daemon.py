@@ -200,7 +200,7 @@ def _build_node(
     ports = Ports(wall_ms=_wall_ms, entropy=secrets.token_bytes, log=logs)
     node = Node(home.key, home.network_id, home.network_keys, store, ports, options, p2p=lung, http=http)
     for peer in home.peers:
-        node.know_peer(peer_id_of(peer.public_key), peer.name, peer.addresses)
+        node.know_peer(peer_id_of(peer.public_key), peer.name, peer.addresses, "ticket")
     for address in settings.p2p_bootstrap:
         if address.peer_id is None:
             raise ConfigError(f"LATTICE_P2P_BOOTSTRAP: {address} must end in /p2p/PEER_ID")

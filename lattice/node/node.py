@@ -38,6 +38,7 @@ from ..core.failover_events import (
     MonitorConfig,
     P2PFailed,
     P2PStarted,
+    PeerForgotten,
     PeerIdentified,
     PeerKnown,
     Policy,
@@ -68,7 +69,7 @@ from ..core.messages import (
 from ..core.reconcile import RoundResult
 from ..core.rows import KeyState, LiveVersion, LogKey
 from ..core.state import winner_first
-from ..schemas import Status, SwitchAnswer
+from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
 from .anti_entropy import AntiEntropy
@@ -77,8 +78,9 @@ from .driver import Announcement, Driver
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
+from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
-from .registry import Peer, Registry
+from .registry import Peer, Registry, Source
 from .status import build_status
 
 _META_POLICY: Final = "policy"
@@ -323,6 +325,33 @@ class Node:
         message = f"policy is {view.policy.value}, mode is {view.mode.value}: {view.reason.value}"
         return SwitchAnswer(True, view.mode.value, view.policy.value, message)
 
+    # Known peers, changed while the node runs.
+
+    def known_peers(self) -> list[KnownPeer]:
+        return known_peers(self.registry, self.heartbeat.view())
+
+    async def add_peer(self, address: str) -> KnownPeer:
+        addresses, peer_id = judge_address(address, self.registry, self.peer_id, self.options.addresses())
+        peer = self.registry.add(addresses, peer_id)
+        if peer is None:
+            raise LatticeError("bad_request", f"{address[:200]!r} leads to this node itself.")
+        self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        await self._share_peers()
+        return next(shown for shown in self.known_peers() if shown.id == peer.key)
+
+    async def forget_peer(self, name: str) -> KnownPeer:
+        peer = find_peer(self.registry, name)
+        if peer is None:
+            raise LatticeError("not_found", f"No known peer has the id or the address {name[:200]!r}.")
+        gone = next(shown for shown in self.known_peers() if shown.id == peer.key)
+        self.registry.forget(peer.key)
+        self.heartbeat.feed(PeerForgotten(peer.key, trio.current_time()))
+        self._anti_entropy.stop_polls((peer.key,))
+        await self._share_peers()
+        if self._p2p is not None and not peer.is_placeholder:
+            self._p2p.expel(peer.key)
+        return gone
+
     # Life.
 
     def know_url(self, url: str) -> None:
@@ -331,9 +360,9 @@ class Node:
         if peer is not None:
             self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
 
-    def know_peer(self, peer_id: str, name: str, addresses: Addresses) -> None:
-        """A configured peer of known identity."""
-        if self.registry.add_peer(peer_id, name, addresses) is not None:
+    def know_peer(self, peer_id: str, name: str, addresses: Addresses, source: Source = "configured") -> None:
+        """A peer of known identity, from the settings or the ticket."""
+        if self.registry.add_peer(peer_id, name, addresses, source) is not None:
             self.heartbeat.feed(PeerKnown(peer_id, trio.current_time()))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -394,6 +423,14 @@ class Node:
     async def _addresses_changed(self) -> None:
         if self.registry.changed == self._peers_saved:
             return
+        try:
+            await self._share_peers()
+        except LatticeError:
+            # The store has failed: it says so itself, and the peers are remembered once it is back.
+            self._peers_saved = -1
+
+    async def _share_peers(self) -> None:
+        """Tell the dialer what the registry says now, and remember it. Raises when the store fails."""
         self._peers_saved = self.registry.changed
         if self._p2p is not None:
             known = {
@@ -407,11 +444,7 @@ class Node:
             if self._known_shown:
                 self._log.info("HTTP_SYNC", f"Monitoring {self._known_shown} peer node(s)")
         dump = self.registry.dump()
-        try:
-            await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
-        except LatticeError:
-            # The store has failed: it says so itself, and the peers are remembered once it is back.
-            self._peers_saved = -1
+        await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
 
     def _check_disk(self) -> None:
         reserve = self.options.disk_reserve_bytes
