@@ -6,6 +6,7 @@ transports, is this very class.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -52,7 +53,7 @@ from ..core.failover_events import (
     RoundGood,
 )
 from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import LONG_POLL_S_MAX
+from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -72,7 +73,7 @@ from ..core.state import winner_first
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
-from .anti_entropy import AntiEntropy
+from .anti_entropy import AntiEntropy, RoundFailed
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
 from .facade import KeyView, LedgerView
@@ -184,6 +185,7 @@ class Node:
         self._known_shown = -1
         self._p2p_up = False
         self._peers_saved = -1
+        self._hints_to_greet, self._hints_found = trio.open_memory_channel[str](HINTS_MAX)
 
     # Identity and views.
 
@@ -352,6 +354,25 @@ class Node:
             self._p2p.expel(peer.key)
         return gone
 
+    def hint_peer(self, peer_id: str, addresses: Addresses) -> None:
+        """Discovery found a place where a node may be; it becomes a peer when it answers a Hello."""
+        if not self.registry.hint(peer_id, addresses) or not self.registry.hinted(peer_id).http:
+            return
+        try:
+            self._hints_to_greet.send_nowait(peer_id)
+        except trio.WouldBlock:
+            self._count("hints_dropped")
+
+    async def _greet_hints(self) -> None:
+        """Knock over HTTP at the places that discovery found, one after the other; P2P dials them anyway."""
+        async for peer_id in self._hints_found:
+            stranger = Peer(peer_id, hinted=self.registry.hinted(peer_id))
+            for _ in stranger.urls:
+                if self.registry.get(peer_id) is not None:
+                    break
+                with contextlib.suppress(RoundFailed):
+                    await self._anti_entropy.greet(stranger)
+
     # Life.
 
     def know_url(self, url: str) -> None:
@@ -382,6 +403,7 @@ class Node:
                 self._report_p2p(first=True)
             await nursery.start(self.heartbeat.run)
             nursery.start_soon(self._housekeeping)
+            nursery.start_soon(self._greet_hints)
             if self._p2p is not None:
                 nursery.start_soon(self._presence)
             task_status.started()
@@ -433,12 +455,7 @@ class Node:
         """Tell the dialer what the registry says now, and remember it. Raises when the store fails."""
         self._peers_saved = self.registry.changed
         if self._p2p is not None:
-            known = {
-                peer.key: peer.multiaddrs
-                for peer in self.registry.all()
-                if not peer.is_placeholder and peer.multiaddrs
-            }
-            self._p2p.set_known(known)
+            self._p2p.set_known(self.registry.dial_targets())
         if len(self.registry) != self._known_shown:
             self._known_shown = len(self.registry)
             if self._known_shown:

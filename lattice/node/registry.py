@@ -14,7 +14,7 @@ import orjson
 from ..core.addresses import parse_multiaddr, parse_node_url
 from ..core.errors import MalformedError
 from ..core.failover_events import PLACEHOLDER_PREFIX
-from ..core.limits import ADDRESSES_MAX, KNOWN_NODES_MAX
+from ..core.limits import ADDRESSES_MAX, HINTS_MAX, KNOWN_NODES_MAX
 from ..core.messages import Addresses, Roots
 
 Source = Literal["configured", "ticket", "learned", "mdns", "added"]
@@ -82,6 +82,7 @@ class Registry:
         self._own_id = own_id
         self._peers: dict[str, Peer] = {}
         self._own_urls: set[str] = set()
+        self._hints: dict[str, Addresses] = {}
         self.changed = 0
 
     def __len__(self) -> int:
@@ -163,6 +164,46 @@ class Registry:
             self.changed += 1
         return peer
 
+    def hint(self, peer_id: str, addresses: Addresses) -> bool:
+        """Where a node may be, as discovery says: no proof, so it makes no peer. None are given when it
+        is gone. Whether it is a new place of somebody who is not known."""
+        clean = _clean(addresses, peer_id)
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            if peer.hinted != clean:
+                self._take_hint(peer, clean)
+                self.changed += 1
+            return False
+        if peer_id == self._own_id or self._hints.get(peer_id, Addresses()) == clean:
+            return False
+        self._hints.pop(peer_id, None)
+        if clean != Addresses():
+            if len(self._hints) >= HINTS_MAX:
+                del self._hints[next(iter(self._hints))]
+            self._hints[peer_id] = clean
+        self.changed += 1
+        return peer_id in self._hints
+
+    def hinted(self, peer_id: str) -> Addresses:
+        """The places hinted at for somebody who is not known."""
+        return self._hints.get(peer_id, Addresses())
+
+    @staticmethod
+    def _take_hint(peer: Peer, addresses: Addresses) -> None:
+        peer.hinted = addresses
+        if addresses != Addresses():
+            peer.sources.add("mdns")
+
+    def dial_targets(self) -> dict[str, tuple[str, ...]]:
+        """Whom the P2P lung dials: the peers, and those that discovery hints at."""
+        hinted = {peer_id: addresses.p2p for peer_id, addresses in self._hints.items() if addresses.p2p}
+        known = {
+            peer.key: peer.multiaddrs
+            for peer in self._peers.values()
+            if not peer.is_placeholder and peer.multiaddrs
+        }
+        return hinted | known
+
     def find_url(self, url: str) -> Peer | None:
         """The peer that has this base URL."""
         return next((peer for peer in self._peers.values() if url in peer.urls), None)
@@ -183,6 +224,7 @@ class Registry:
             peer = self._peers[key] = Peer(key)
             if configured is not None:
                 peer.configured = configured
+            self._take_hint(peer, self._hints.pop(key, Addresses()))
             self.changed += 1
         return peer
 

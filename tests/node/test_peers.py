@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from lattice.core.errors import LatticeError
-from lattice.core.limits import KNOWN_NODES_MAX
+from lattice.core.identity import NodeKey
+from lattice.core.limits import HINTS_MAX, KNOWN_NODES_MAX
 from lattice.core.messages import Addresses
 from lattice.node.registry import Registry
 from lattice.testing import Host, World, play
@@ -149,3 +150,47 @@ def test_what_an_earlier_version_remembered_is_read() -> None:
     copy.restore(registry.dump())
     assert [(p.key, p.urls) for p in copy.all()] == [(p.key, p.urls) for p in registry.all()]
     assert len(copy) == 2
+
+
+def places(host: Host) -> Addresses:
+    return Addresses((multiaddr(host),), (host.url,))
+
+
+@pytest.mark.parametrize("lungs", [{}, {"p2p": False}, {"http": False}])
+def test_a_hint_leads_to_a_peer(lungs: dict[str, bool]) -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False, **lungs)
+        await world.start(n1, n2)
+        n1.running.hint_peer(n2.key.peer_id, places(n2))
+        await put(n2, "k")
+        await until_known(world, n1, "k", 30)
+        (found,) = n1.running.known_peers()
+        assert found.sources == ["learned", "mdns"]
+
+    play(scenario)
+
+
+def test_a_hint_alone_makes_no_peer() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2, n3 = world.add_hosts(3, acquainted=False)
+        await world.start(n1, n3)
+        n1.running.hint_peer(n2.key.peer_id, places(n2))  # nobody there
+        n1.running.hint_peer(n2.key.peer_id, Addresses(http=(n3.url,)))  # somebody else there
+        n1.running.hint_peer(n1.key.peer_id, places(n1))
+        await trio.sleep(120)
+        assert n2.key.peer_id not in ids(n1)
+        assert n1.key.peer_id not in ids(n1)
+        assert n2.key.peer_id.encode() not in n1.running.registry.dump()
+
+    play(scenario)
+
+
+def test_hints_are_bounded_and_withdrawn() -> None:
+    registry = Registry("someone else")
+    keys = [NodeKey(number.to_bytes(32, "big")).peer_id for number in range(HINTS_MAX + 5)]
+    for key in keys:
+        assert registry.hint(key, Addresses((f"/ip4/192.0.2.7/tcp/9000/p2p/{key}",)))
+    assert set(registry.dial_targets()) == set(keys[5:])
+    assert not registry.hint(keys[9], Addresses())
+    assert set(registry.dial_targets()) == set(keys[5:]) - {keys[9]}
+    assert registry.all() == []
