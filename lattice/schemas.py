@@ -112,6 +112,35 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """One known peer. `id` is its peer id, or `url:` and the base URL until its identity is known;
+    `sources` are among configured, ticket, learned, mdns, added."""
+
+    id: str
+    name: str
+    state: str
+    sources: list[str]
+    addresses: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeers:
+    """`GET /api/lattice/peers`."""
+
+    success: bool
+    peers: list[KnownPeer]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """The answer to adding or forgetting a peer: the peer, as it is now or as it was."""
+
+    success: bool
+    peer: KnownPeer
+
+
+@dataclass(frozen=True, slots=True)
 class Sibling:
     """A live version that lost to the winner. `value` is null when it is not JSON."""
 

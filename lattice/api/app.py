@@ -27,6 +27,7 @@ from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
 from .routes.events import event_routes
 from .routes.keys import key_routes
+from .routes.peers import peer_routes
 from .routes.status import status_routes
 from .routes.sync import SYNC_PATH, probe_routes, serve_envelope, sync_routes
 
@@ -62,7 +63,8 @@ def create_app(
             Middleware(Intake),
         ],
     )
-    for router in (status_routes, key_routes, entry_routes, event_routes, sync_routes, probe_routes):
+    routers = (status_routes, peer_routes, key_routes, entry_routes, event_routes, sync_routes, probe_routes)
+    for router in routers:
         app.include_router(router(node))
     app.include_router(metrics_routes(node, answers))
     _add_docs(app)

@@ -101,7 +101,9 @@ def _add_remote(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--require-sync", action="store_true", help="exit with 4 unless equal with every peer that is alive"
     )
     _reading(add)
-    add = _command(commands, "peers", "list the known peers", _peers)
+    add = _command(commands, "peers", "list the known peers; add or forget one", _peers)
+    add.add_argument("action", nargs="?", choices=("add", "forget"), help="nothing lists them")
+    add.add_argument("address", nargs="?", metavar="ADDRESS", help="a multiaddr, a base URL or a peer id")
     _reading(add)
     add = _command(commands, "events", "show what happens at the node, until Ctrl-C", _events)
     add.add_argument("--prefix", default="", help="of entries, only those that touch such a key")

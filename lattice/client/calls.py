@@ -20,8 +20,10 @@ from ..schemas import (
     Identity,
     Key,
     KeyPage,
+    KnownPeers,
     LedgerState,
     Nodes,
+    PeerChange,
     Readiness,
     Status,
     SwitchAnswer,
@@ -97,6 +99,20 @@ def identity() -> Call[Identity]:
 
 def nodes() -> Call[Nodes]:
     return Call("GET", f"{_API}/nodes", Nodes)
+
+
+def peers() -> Call[KnownPeers]:
+    return Call("GET", f"{_API}/peers", KnownPeers)
+
+
+def add_peer(address: str) -> Call[PeerChange]:
+    body = orjson.dumps({"address": address})
+    return Call("POST", f"{_API}/peers", PeerChange, {"content-type": _JSON}, body)
+
+
+def forget_peer(name: str) -> Call[PeerChange]:
+    """`name` is a peer id or one of the peer's addresses."""
+    return Call("DELETE", f"{_API}/peers/{quote(name, safe='')}", PeerChange)
 
 
 def state(

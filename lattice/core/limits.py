@@ -52,6 +52,7 @@ CHALLENGE_LIFE_S: Final = 30.0
 CONNECTIONS_MAX: Final = 64
 HALF_OPEN_PER_ADDRESS_MAX: Final = 16
 KNOWN_NODES_MAX: Final = 4096
+HINTS_MAX: Final = 64  # places found on the local network, unproved: each costs a dial now and then
 LINKS_PER_PEER_MAX: Final = 2  # a cloned identity is served beside the original
 DIRECT_OPENED_MAX: Final = 4
 DIRECT_ACCEPTED_MAX: Final = 8

@@ -171,6 +171,8 @@ class AntiEntropy:
         except TransportError as error:
             peer.url_failed()
             raise RoundFailed(error.reason) from error
+        if peer.is_placeholder and self._registry.find_url(url) is None:
+            raise RoundFailed("forgotten")  # while the answer was on its way
         found = self._learned(answer, peer, url)
         if found is None:
             raise RoundFailed("ourselves")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..core.draft import Appended, Condition, OpDraft
 from ..core.rows import LiveVersion, LogHead, LogKey
-from ..schemas import Status, SwitchAnswer
+from ..schemas import KnownPeer, Status, SwitchAnswer
 from .bus import Bus
 from .measures import Measures
 
@@ -105,6 +105,22 @@ class NodeFacade(Protocol):
 
     def node_urls(self) -> list[str]:
         """The base URLs of the known peers."""
+        ...
+
+    def known_peers(self) -> list[KnownPeer]: ...
+
+    async def add_peer(self, address: str) -> KnownPeer:
+        """Know a peer by a multiaddr with its peer id, or by a base URL; remembered, durable.
+
+        Raises `bad_request`: malformed, our own address, or the cap is reached.
+        """
+        ...
+
+    async def forget_peer(self, name: str) -> KnownPeer:
+        """Forget the peer of this id or address, durable; it comes back when it announces itself.
+
+        Raises `not_found`.
+        """
         ...
 
     async def serve_sync(self, body: bytes, remote: str) -> bytes:

@@ -6,6 +6,7 @@ transports, is this very class.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -38,6 +39,7 @@ from ..core.failover_events import (
     MonitorConfig,
     P2PFailed,
     P2PStarted,
+    PeerForgotten,
     PeerIdentified,
     PeerKnown,
     Policy,
@@ -51,7 +53,7 @@ from ..core.failover_events import (
     RoundGood,
 )
 from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import LONG_POLL_S_MAX
+from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -68,10 +70,10 @@ from ..core.messages import (
 from ..core.reconcile import RoundResult
 from ..core.rows import KeyState, LiveVersion, LogKey
 from ..core.state import winner_first
-from ..schemas import Status, SwitchAnswer
+from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
-from .anti_entropy import AntiEntropy
+from .anti_entropy import AntiEntropy, RoundFailed
 from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
@@ -79,8 +81,9 @@ from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
 from .measures import Measures, measure
+from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
-from .registry import Peer, Registry
+from .registry import Peer, Registry, Source
 from .status import build_status
 from .watch import Watch
 
@@ -190,6 +193,7 @@ class Node:
         self._known_shown = -1
         self._p2p_up = False
         self._peers_saved = -1
+        self._hints_to_greet, self._hints_found = trio.open_memory_channel[str](HINTS_MAX)
 
     # Identity and views.
 
@@ -339,6 +343,52 @@ class Node:
         message = f"policy is {view.policy.value}, mode is {view.mode.value}: {view.reason.value}"
         return SwitchAnswer(True, view.mode.value, view.policy.value, message)
 
+    # Known peers, changed while the node runs.
+
+    def known_peers(self) -> list[KnownPeer]:
+        return known_peers(self.registry, self.heartbeat.view())
+
+    async def add_peer(self, address: str) -> KnownPeer:
+        addresses, peer_id = judge_address(address, self.registry, self.peer_id, self.options.addresses())
+        peer = self.registry.add(addresses, peer_id)
+        if peer is None:
+            raise LatticeError("bad_request", f"{address[:200]!r} leads to this node itself.")
+        self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        await self._share_peers()
+        return next(shown for shown in self.known_peers() if shown.id == peer.key)
+
+    async def forget_peer(self, name: str) -> KnownPeer:
+        peer = find_peer(self.registry, name)
+        if peer is None:
+            raise LatticeError("not_found", f"No known peer has the id or the address {name[:200]!r}.")
+        gone = next(shown for shown in self.known_peers() if shown.id == peer.key)
+        self.registry.forget(peer.key)
+        self.heartbeat.feed(PeerForgotten(peer.key, trio.current_time()))
+        self._anti_entropy.stop_polls((peer.key,))
+        await self._share_peers()
+        if self._p2p is not None and not peer.is_placeholder:
+            self._p2p.expel(peer.key)
+        return gone
+
+    def hint_peer(self, peer_id: str, addresses: Addresses) -> None:
+        """Discovery found a place where a node may be; it becomes a peer when it answers a Hello."""
+        if not self.registry.hint(peer_id, addresses) or not self.registry.hinted(peer_id).http:
+            return
+        try:
+            self._hints_to_greet.send_nowait(peer_id)
+        except trio.WouldBlock:
+            self._count("hints_dropped")
+
+    async def _greet_hints(self) -> None:
+        """Knock over HTTP at the places that discovery found, one after the other; P2P dials them anyway."""
+        async for peer_id in self._hints_found:
+            stranger = Peer(peer_id, hinted=self.registry.hinted(peer_id))
+            for _ in stranger.urls:
+                if self.registry.get(peer_id) is not None:
+                    break
+                with contextlib.suppress(RoundFailed):
+                    await self._anti_entropy.greet(stranger)
+
     # Life.
 
     def know_url(self, url: str) -> None:
@@ -347,9 +397,9 @@ class Node:
         if peer is not None:
             self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
 
-    def know_peer(self, peer_id: str, name: str, addresses: Addresses) -> None:
-        """A configured peer of known identity."""
-        if self.registry.add_peer(peer_id, name, addresses) is not None:
+    def know_peer(self, peer_id: str, name: str, addresses: Addresses, source: Source = "configured") -> None:
+        """A peer of known identity, from the settings or the ticket."""
+        if self.registry.add_peer(peer_id, name, addresses, source) is not None:
             self.heartbeat.feed(PeerKnown(peer_id, trio.current_time()))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -369,6 +419,7 @@ class Node:
                 self._report_p2p(first=True)
             await nursery.start(self.heartbeat.run)
             nursery.start_soon(self._housekeeping)
+            nursery.start_soon(self._greet_hints)
             if self._p2p is not None:
                 nursery.start_soon(self._presence)
             task_status.started()
@@ -413,24 +464,23 @@ class Node:
     async def _addresses_changed(self) -> None:
         if self.registry.changed == self._peers_saved:
             return
+        try:
+            await self._share_peers()
+        except LatticeError:
+            # The store has failed: it says so itself, and the peers are remembered once it is back.
+            self._peers_saved = -1
+
+    async def _share_peers(self) -> None:
+        """Tell the dialer what the registry says now, and remember it. Raises when the store fails."""
         self._peers_saved = self.registry.changed
         if self._p2p is not None:
-            known = {
-                peer.key: peer.multiaddrs
-                for peer in self.registry.all()
-                if not peer.is_placeholder and peer.multiaddrs
-            }
-            self._p2p.set_known(known)
+            self._p2p.set_known(self.registry.dial_targets())
         if len(self.registry) != self._known_shown:
             self._known_shown = len(self.registry)
             if self._known_shown:
                 self._log.info("HTTP_SYNC", f"Monitoring {self._known_shown} peer node(s)")
         dump = self.registry.dump()
-        try:
-            await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
-        except LatticeError:
-            # The store has failed: it says so itself, and the peers are remembered once it is back.
-            self._peers_saved = -1
+        await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
 
     def _check_disk(self) -> None:
         reserve = self.options.disk_reserve_bytes

@@ -30,6 +30,7 @@ from tests.integration.api.api_kit import (
 _SUCCESS: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ("POST", "/api/lattice/sync/switch"): ("?mode=auto", b"", 200),
     ("GET", "/api/lattice/events"): ("?follow=false", b"", 200),
+    ("POST", "/api/lattice/peers"): ("", b'{"address":"http://192.0.2.7:8100"}', 201),
     ("PUT", "/api/lattice/keys/{key}"): ("", b"1", 201),
     ("POST", "/api/lattice/entries"): ("", b'{"ops":[{"op":"put","key":"k","value":1}]}', 201),
 }
@@ -44,7 +45,8 @@ class Call:
     @property
     def path(self) -> str:
         query = _SUCCESS.get((self.rule.method, self.rule.path), ("", b"", 200))[0]
-        return self.rule.path.replace("{key}", "some/key") + query
+        name = "http%3A%2F%2F192.0.2.7%3A8100" if "/peers/" in self.rule.path else "some/key"
+        return self.rule.path.replace("{key}", name) + query
 
     @property
     def body(self) -> bytes:
@@ -70,6 +72,7 @@ def _name(call: Call) -> str:
 async def _prepare(node: Node) -> None:
     async with in_process(create_app(node, operator_access())) as client:
         assert (await client.put("/api/lattice/keys/some/key", content=b"1")).status_code == 201
+        await node.add_peer("http://192.0.2.7:8100")
 
 
 async def test_every_route_is_in_a_class_and_every_class_has_its_route(app: FastAPI) -> None:
