@@ -25,6 +25,7 @@ from .openapi import docs_page
 from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
 from .routes.keys import key_routes
+from .routes.page import page_routes
 from .routes.status import status_routes
 from .routes.sync import SYNC_PATH, probe_routes, serve_envelope, sync_routes
 
@@ -61,6 +62,7 @@ def create_app(
     )
     for router in (status_routes, key_routes, entry_routes, sync_routes, probe_routes):
         app.include_router(router(node))
+    app.include_router(page_routes())
     _add_docs(app)
     _add_handlers(app, logs)
     return app
