@@ -79,6 +79,22 @@ class Status:
     alarms: list[str]
     warnings: list[str]
     counters: dict[str, int] = field(default_factory=dict)
+    headline: str = ""
+
+
+def headline(status: Status) -> str:
+    """The one sentence: how well the node stands. The command line and the page both say it."""
+    if status.sync_mode == "ISOLATED":
+        if status.reason == "alone":
+            return "Network status: alone (no other node is known; `lattice invite` prints a ticket)"
+        return f"Network status: isolated (no peer answers on either lung: {status.reason})"
+    policy = "" if status.policy == "auto" else f", policy {status.policy}"
+    if status.resilient:
+        return f"Network status: resilient (hybrid mode{policy})"
+    lung = "P2P" if status.sync_mode == "P2P" else "HTTP"
+    if not status.peers:
+        return f"Network status: waiting for peers ({lung} mode{policy})"
+    return f"Network status: on one leg ({lung} mode{policy}: only one lung has a reachable peer)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,9 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("GET", "/livez", RouteClass.PUBLIC),
     Rule("GET", "/readyz", RouteClass.PUBLIC),
     Rule("GET", "/metrics", RouteClass.OPERATOR, status=True),
+    Rule("GET", "/", RouteClass.PUBLIC),
+    Rule("GET", "/page/page.css", RouteClass.PUBLIC),
+    Rule("GET", "/page/page.js", RouteClass.PUBLIC),
     Rule("GET", "/docs", RouteClass.PUBLIC),
     Rule("GET", "/openapi.json", RouteClass.PUBLIC),
 )

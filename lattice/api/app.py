@@ -27,6 +27,7 @@ from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
 from .routes.events import event_routes
 from .routes.keys import key_routes
+from .routes.page import page_routes
 from .routes.peers import peer_routes
 from .routes.status import status_routes
 from .routes.sync import SYNC_PATH, probe_routes, serve_envelope, sync_routes
@@ -67,6 +68,7 @@ def create_app(
     for router in routers:
         app.include_router(router(node))
     app.include_router(metrics_routes(node, answers))
+    app.include_router(page_routes())
     _add_docs(app)
     _add_handlers(app, logs)
     return app

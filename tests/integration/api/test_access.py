@@ -174,7 +174,8 @@ def test_forwarding_headers(name: bytes) -> None:
 
 def test_paths_that_are_not_in_the_table_are_not_served() -> None:
     for path in (
-        "/",
+        "/page/",
+        "/page/index.html",
         "/api",
         "/api/lattice/keysx",
         "/api/lattice/keys/../state/x/..",

@@ -233,11 +233,40 @@ async def test_head_is_get_without_a_body(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api/lattice", "/health/", "//health", "/api/lattice/%6Beys", "/favicon.ico", "/docs/x"]
+    "path",
+    [
+        "/page",
+        "/page/../app.py",
+        "/api/lattice",
+        "/health/",
+        "//health",
+        "/api/lattice/%6Beys",
+        "/favicon.ico",
+        "/docs/x",
+    ],
 )
 async def test_unknown_paths_are_404_in_problem_form(path: str, operator: httpx.AsyncClient) -> None:
-    problem(await operator.get(path), 404, "not_found")
-    problem(await operator.post(path, content=b"x"), 404, "not_found")
+    # Joined by hand: as a relative address `//health` would be a host and ask for `/`.
+    url = str(operator.base_url).rstrip("/") + path
+    problem(await operator.get(url), 404, "not_found")
+    problem(await operator.post(url, content=b"x"), 404, "not_found")
+
+
+async def test_the_page_and_what_it_loads_run_nothing_from_elsewhere(app: FastAPI) -> None:
+    async with in_process(app, client="192.0.2.7") as stranger:
+        for path, kind in (("/", "html"), ("/page/page.css", "css"), ("/page/page.js", "javascript")):
+            response = await stranger.get(path)
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith(f"text/{kind}")
+            policy = response.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+            assert "unsafe" not in policy
+            assert "://" not in response.text
+
+
+async def test_status_carries_the_sentence_that_the_command_line_says(operator: httpx.AsyncClient) -> None:
+    status = (await operator.get("/api/lattice/p2p/status")).json()
+    assert status["headline"].startswith("Network status: alone ")
 
 
 @pytest.mark.parametrize("query", ["prefix=%ff", "prefix=%c0%af", "after=%ed%a0%80"])
