@@ -12,10 +12,23 @@ from itertools import pairwise
 
 from .entry import Entry, Seal, entry_id, must_be_sealed, parse_header, seal_verifies
 from .errors import MalformedError
-from .limits import BAD_SEALS_MAX, SEAL_INTERVAL
+from .limits import BAD_SEALS_MAX
 from .messages import Entries
 from .pending import Waiting
 from .rows import EntryRow, LogHead, LogKey
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A log frozen at `first` by a message: entries first..last left it (none if last < first).
+
+    `fresh` are those of them that the commit under way had just added; the others are in the store.
+    """
+
+    log: LogKey
+    first: int
+    last: int
+    fresh: tuple[EntryRow, ...]
 
 
 @dataclass(slots=True)
@@ -23,16 +36,15 @@ class Accepted:
     """What became of the entries of one message.
 
     `entries` are accepted, in log order, and `rows` are their rows in the batch; `refused` counts
-    by reason what was not data; `conflicts` are logs in which an authenticated entry stands
-    against a held one, `conflicts_new` those of which that was not known; `duplicates` counts
-    entries that were held already.
+    by reason what was not data; `cuts` are the logs that were frozen, or frozen lower than before;
+    `offered` those of which frozen entries came; `duplicates` counts entries that were held already.
     """
 
     entries: list[Entry] = field(default_factory=list)
     rows: list[EntryRow] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
-    conflicts: set[LogKey] = field(default_factory=set)
-    conflicts_new: set[LogKey] = field(default_factory=set)
+    cuts: list[Cut] = field(default_factory=list)
+    offered: set[LogKey] = field(default_factory=set)
     duplicates: int = 0
     pending: int = 0
     valid_seals: set[Seal] = field(default_factory=set)
@@ -44,11 +56,13 @@ class Accepted:
 class Verified:
     """The seals of one log in one message, each verified at most once and only when asked for.
 
-    Those of entries that wait are known to be valid. After too many failures in one message the
-    rest of its seals counts as missing: an honest sender's never fail, and they come again.
+    Those of entries that wait, and of the fork proof that is held, are known to be valid. After too
+    many failures in one message the rest of its seals counts as missing: an honest sender's never
+    fail, and they come again. `continued` is the id that the fork proof of the log authenticates,
+    that of the entry just below where it is frozen.
     """
 
-    __slots__ = ("_known", "_network_id", "_result", "_seals", "_waiting")
+    __slots__ = ("_known", "_network_id", "_result", "_seals", "_waiting", "continued")
 
     def __init__(
         self,
@@ -56,24 +70,33 @@ class Verified:
         seals: Mapping[int, Sequence[Seal]],
         waiting: Mapping[int, Waiting],
         result: Accepted,
+        trusted: Iterable[Seal] = (),
+        continued: bytes | None = None,
     ) -> None:
         self._network_id = network_id
         self._seals = seals
         self._waiting = waiting
         self._result = result
-        self._known: dict[Seal, bool] = {}
+        self._known: dict[Seal, bool] = dict.fromkeys(trusted, True)
+        self.continued = continued
 
     def get(self, entry: Entry) -> Seal | None:
         """The valid seal of this very entry, if the message or the pending entries have one."""
-        seq = entry.header.seq
+        return self.seal_of(entry.header.seq, entry.id)
+
+    def seal_of(self, seq: int, name: bytes) -> Seal | None:
         seals = self._seals.get(seq, ())
         waiting = self._waiting.get(seq)
-        if waiting is not None and waiting.seal is not None and waiting.seal.id == entry.id:
+        if waiting is not None and waiting.seal is not None and waiting.seal.id == name:
             if waiting.seal in seals:
                 self._result.valid_seals.add(waiting.seal)
             return waiting.seal
         # Of several for one entry any valid one will do: a bad one beside it must not hide it.
-        return next((seal for seal in seals if seal.id == entry.id and self._is_valid(seal)), None)
+        return next((seal for seal in seals if seal.id == name and self._is_valid(seal)), None)
+
+    def ends(self, entry: Entry) -> bool:
+        """Whether a run may end here: at a seal, or below a fork proof's path."""
+        return self.get(entry) is not None or entry.id == self.continued
 
     def _is_valid(self, seal: Seal) -> bool:
         known = self._known.get(seal)
@@ -92,20 +115,44 @@ class Verified:
         return False
 
 
-def chain_from(
-    head: LogHead, fresh: Mapping[int, Entry], waiting: Mapping[int, Waiting], verified: Verified
-) -> list[Entry]:
-    """The entries that continue the held log without a gap, from the message and from what waits."""
+def is_simple(head: LogHead, entries: Mapping[bytes, Entry], waiting: Mapping[int, Waiting]) -> bool:
+    """Whether entries form one chain that stands above the held log and, where it touches what is held
+    or what waits, agrees with it: then none of them can contradict anything."""
+    chain = sorted(entries.values(), key=lambda entry: entry.header.seq)
+    if not chain:
+        return True
+    first = chain[0].header
+    if first.seq <= head.seq or (first.seq == head.seq + 1 and first.prev != head.id):
+        return False
+    if any(
+        above.header.seq != below.header.seq + 1 or above.header.prev != below.id
+        for below, above in pairwise(chain)
+    ):
+        return False
+    return not waiting or all(_agrees(entry, waiting) for entry in chain)
+
+
+def _agrees(entry: Entry, waiting: Mapping[int, Waiting]) -> bool:
+    seq = entry.header.seq
+    below, here, above = waiting.get(seq - 1), waiting.get(seq), waiting.get(seq + 1)
+    return (
+        (below is None or below.entry.id == entry.header.prev)
+        and (here is None or here.entry.id == entry.id)
+        and (above is None or above.entry.header.prev == entry.id)
+    )
+
+
+def chain_from(head: LogHead, fresh: Mapping[int, Entry], waiting: Mapping[int, Waiting]) -> list[Entry]:
+    """The entries that continue the held log without a gap, from the message and from what waits.
+
+    Two authentic ones at one seq are a fork, and have been judged before."""
     run: list[Entry] = []
     seq, prev = head.seq + 1, head.id
     while True:
         entry = fresh.get(seq)
         held = waiting.get(seq) if waiting else None
         if held is not None and held.entry.header.prev == prev:
-            # What waits is authentic: a message replaces it only by what is sealed as well.
-            rival = entry is not None and entry.header.prev == prev and entry.id != held.entry.id
-            if not (rival and seq in authenticated(fresh, verified)):
-                entry = held.entry
+            entry = held.entry
         if entry is None or entry.header.prev != prev:
             return run
         run.append(entry)
@@ -120,13 +167,8 @@ def sealed_prefix(run: Sequence[Entry], verified: Verified) -> int:
         if entry.must_be_sealed and verified.get(entry) is None:
             limit = index
             break
-    return _top_seal(run[:limit], verified)
-
-
-def _top_seal(run: Sequence[Entry], verified: Verified) -> int:
-    """How many entries of a chained run stand at or below its highest valid seal."""
-    for index in range(len(run) - 1, -1, -1):
-        if verified.get(run[index]) is not None:
+    for index in range(limit - 1, -1, -1):
+        if verified.ends(run[index]):
             return index + 1
     return 0
 
@@ -142,20 +184,6 @@ def stretches(entries: Mapping[int, Entry]) -> Iterable[list[Entry]]:
         stretch.append(entry)
     if stretch:
         yield stretch
-
-
-def authenticated(entries: Mapping[int, Entry], verified: Verified) -> set[int]:
-    """The seqs at which, or above which in their chain within the message, a valid seal stands,
-    with no unsealed seq ≡ 63 (mod 64) in between (sizes are not judged here)."""
-    authentic: set[int] = set()
-    for seq in sorted(entries, reverse=True):
-        entry = entries[seq]
-        above = entries.get(seq + 1)
-        chained = seq + 1 in authentic and above is not None and above.header.prev == entry.id
-        below_a_seal = chained and seq % SEAL_INTERVAL != SEAL_INTERVAL - 1
-        if below_a_seal or verified.get(entry) is not None:
-            authentic.add(seq)
-    return authentic
 
 
 def is_whole(network_id: bytes, message: Entries, result: Accepted) -> bool:

@@ -19,15 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .acceptance import Accepted
+from .acceptance import Accepted, Cut
 from .clock import HybridClock
 from .draft import Appended, Condition, OpDraft
 from .entry import HEADER_BYTES, Entry, OpKind, Seal, Version, encode_op, make_entry, make_seal
 from .errors import LatticeError, MalformedError
+from .forks import FORK_PROOF
 from .identity import NodeKey
 from .limits import (
     AMOUNT_MAX,
     ENTRY_BYTES_MAX,
+    FORK_KEYS_MAX,
     GOSSIP_BYTES,
     GROUP_BYTES_MAX,
     IDEMPOTENCY_LIFE_S,
@@ -38,9 +40,9 @@ from .limits import (
 )
 from .log import Logs, Origin
 from .merkle import MerkleMap
-from .messages import RULES_VERSION, Entries, Message, Roots
+from .messages import RULES_VERSION, Entries, Message, Proof, Roots
 from .reconcile import Reconciler, Round, RoundResult, RoundServed
-from .rows import Batch, EntryRow, IdempotentRow, LogHead, LogKey, Reader
+from .rows import Batch, EntryRow, ForkRow, IdempotentRow, LogHead, LogKey, Reader
 from .state import State, names_for, winner_first
 
 META_STATE_ROOT: Final = "state_root"
@@ -106,6 +108,7 @@ class Gossiped:
     peer: bytes
     lung: str
     entries: Entries
+    proofs: tuple[Proof, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +185,24 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishProof:
+    """The proof of a fork for gossip, once for each F."""
+
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """Entries that this commit added, with the keys that each touched."""
 
     entries: tuple[tuple[EntryRow, tuple[bytes, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A log was frozen, or frozen lower: what this took out of the state here."""
+
+    fork: ForkRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +224,9 @@ Output = (
     | RoundEnded
     | RoundByPeer
     | Publish
+    | PublishProof
     | Applied
+    | Frozen
     | Alarm
 )
 
@@ -228,8 +247,11 @@ class _Commit:
 
     batch: Batch = field(default_factory=Batch)
     own: list[Entry] = field(default_factory=list)
+    unsealed: list[Entry] = field(default_factory=list)  # those of them that the logs hold without a seal
     applied: list[tuple[EntryRow, tuple[bytes, ...]]] = field(default_factory=list)
     relay: list[Entries] = field(default_factory=list)
+    forks: set[LogKey] = field(default_factory=set)
+    offered: dict[bytes, set[LogKey]] = field(default_factory=dict)  # frozen logs, by who sent more of one
     acks: list[tuple[Append, Entry, int]] = field(default_factory=list)
     writes: dict[bytes, bytes] = field(default_factory=dict)
     repeats: list[tuple[int, bytes, bytes]] = field(default_factory=list)
@@ -277,6 +299,10 @@ class Engine:
         """The committed heads; treat as read-only."""
         return self._heads
 
+    def fork_rows(self) -> dict[LogKey, ForkRow]:
+        """The forks of the last commit, each with its proof."""
+        return self._reader.fork_rows()
+
     @property
     def state_size(self) -> int:
         """The number of keys with a leaf in the state tree."""
@@ -318,18 +344,20 @@ class Engine:
             case Append():
                 self._append(event)
             case Served():
-                self._take_entries(event.peer, event.lung, event.messages)
+                self._take_all(event.peer, event.lung, event.messages)
                 self._commit.served.append(event)
             case RoundAnswered():
-                self._take_entries(event.peer, event.lung, event.messages)
+                self._take_all(event.peer, event.lung, event.messages)
                 self._commit.answered.append(event)
             case OpenRound():
                 self._commit.opened.append(event)
             case CloseRound():
                 self._rounds.pop(event.token, None)
             case Gossiped():
-                result = self._take(event.peer, event.lung, event.entries)
-                authentic = self._logs.may_relay(event.entries, result)
+                result = self._take(event.peer, event.lung, event.entries, event.proofs)
+                authentic = self._logs.may_relay(event.entries, result) and all(
+                    self._logs.shows_fork(proof) for proof in event.proofs
+                )
                 self._commit.outputs.append(Judged(event.token, authentic))
             case Remember():
                 self._commit.batch.meta[event.name] = event.value
@@ -344,34 +372,62 @@ class Engine:
         be a copy, or another process writes to our log."""
         self._epoch = None
 
-    def _take_entries(self, peer: bytes, lung: str, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if not isinstance(message, Entries):
-                continue
-            result = self._take(peer, lung, message)
-            relayable = lung == "http" and result.entries and message.size <= GOSSIP_BYTES
-            if relayable and self._logs.may_relay(message, result):
-                # Whoever hears us over P2P may not hear the node that wrote this.
-                self._commit.relay.append(message)
+    def _take_all(self, peer: bytes, lung: str, messages: Sequence[Message]) -> None:
+        """Take the entries, seals and proofs of one envelope as one."""
+        parts = [message for message in messages if isinstance(message, Entries)]
+        proofs = [message for message in messages if isinstance(message, Proof)]
+        if not parts and not proofs:
+            return
+        whole = parts[0] if len(parts) == 1 else _joined(parts)
+        result = self._take(peer, lung, whole, proofs)
+        relayable = lung == "http" and result.entries and whole.size <= GOSSIP_BYTES
+        if relayable and self._logs.may_relay(whole, result):
+            # Whoever hears us over P2P may not hear the node that wrote this.
+            self._commit.relay.append(whole)
 
-    def _take(self, peer: bytes, lung: str, message: Entries) -> Accepted:
-        result = self._logs.accept(message, Origin(peer, lung, self._now_ms))
+    def _take(self, peer: bytes, lung: str, message: Entries, proofs: Sequence[Proof]) -> Accepted:
+        self._seal_own()  # our own branch must be able to prove itself
+        result = self._logs.accept(message, Origin(peer, lung, self._now_ms), proofs)
+        for cut in result.cuts:
+            self._take_out(cut)
         for entry, row in zip(result.entries, result.rows, strict=True):
             self._apply(entry, row)
         self._note(result, peer)
         return result
 
+    def _take_out(self, cut: Cut) -> None:
+        """Carry a cut into the state, and into what this commit was about to tell."""
+        commit = self._commit
+        changed: list[bytes] = []
+        if cut.last >= cut.first:
+            changed = self._state.remove(cut.log, cut.first, self._logs.removed_entries(cut))
+            self._entry_count -= cut.last - cut.first + 1 - len(cut.fresh)
+        fork = commit.batch.forks[cut.log]
+        keys = tuple(sorted({*fork.keys, *changed}))[:FORK_KEYS_MAX]
+        commit.batch.forks[cut.log] = fork._replace(keys=keys)
+        commit.forks.add(cut.log)
+        gone = {row.id for row in cut.fresh}
+        if not gone:
+            return
+        commit.applied = [(row, keys) for row, keys in commit.applied if row.id not in gone]
+        commit.own = [entry for entry in commit.own if entry.id not in gone]
+        commit.relay = [message for message in commit.relay if not _holds(message, cut.log)]
+        for event, entry, _ in commit.acks:
+            if entry.id in gone:
+                text = "another process wrote to the same log under this node's key: write again"
+                commit.outputs.append(Refused(event.token, LatticeError("not_ready", text)))
+        commit.acks = [ack for ack in commit.acks if ack[1].id not in gone]
+
     def _note(self, result: Accepted, peer: bytes) -> None:
         for reason, count in result.refused.items():
             self.refused[reason] = self.refused.get(reason, 0) + count
-        for log in sorted(result.conflicts_new):
-            detail = f"log epoch {log.epoch:016x} of this author has two branches"
-            self._commit.outputs.append(Alarm("fork", log.author, detail))
+        if result.offered:
+            self._commit.offered.setdefault(peer, set()).update(result.offered)
         if self._epoch is None:
             return
         own = LogKey(self._key.public_key, self._epoch)
         taken = any(row.author == own.author and row.epoch == own.epoch for row in result.rows)
-        if taken or own in result.conflicts:
+        if taken or any(cut.log == own for cut in result.cuts):
             self._commit.outputs.append(Alarm("stolen_epoch", peer, "entries under this key and epoch"))
             self.end_epoch()
 
@@ -489,6 +545,7 @@ class Engine:
         )
         self._seal_if_due(entry)
         self._commit.own.append(entry)
+        self._commit.unsealed.append(entry)
         row = self._logs.append_own_entry(log, entry, Origin(b"", "local", self._now_ms))
         self._apply(entry, row)
         self._commit.acks += [(event, entry, first) for event, first, _ in group.members]
@@ -509,6 +566,13 @@ class Engine:
         if entry.must_be_sealed:
             self._seal(entry)
 
+    def _seal_own(self) -> None:
+        """Seal the newest of our own entries, and let the logs keep the seals of this commit so far."""
+        unsealed, self._commit.unsealed = self._commit.unsealed, []
+        if unsealed:
+            self._seal(unsealed[-1])
+            self._logs.seal_own(unsealed, self._sealed)
+
     def _seal(self, entry: Entry) -> None:
         if entry.id not in self._sealed:
             self._sealed[entry.id] = make_seal(self._key, self._network_id, entry.header, entry.id)
@@ -521,11 +585,9 @@ class Engine:
         self._close_group()
         self._settled = True
         commit = self._commit
-        if commit.own:
-            self._seal(commit.own[-1])
-            self._logs.seal_own(commit.own, self._sealed)
+        self._seal_own()
         batch = commit.batch
-        if batch.entries:
+        if batch.entries or batch.logs:
             state_root = self._state.settle()
             log_root = self._logs.heads.root()
             self._entry_count += len(batch.entries)
@@ -577,15 +639,22 @@ class Engine:
         out += [self._repeated(*repeat) for repeat in commit.repeats]
         if commit.applied:
             out.append(Applied(tuple(commit.applied)))
+        for log in sorted(commit.forks):
+            out.append(Frozen(commit.batch.forks[log]))
+            out.append(PublishProof(Proof(FORK_PROOF, commit.batch.forks[log].proof)))
         out += [Publish(entries) for entries in _payloads(commit.own, sealed)]
         out += [Publish(entries) for entries in commit.relay]
+        for peer, logs in sorted(commit.offered.items()):
+            self._reconciler.note_offered(peer, logs)
         for served in commit.served:
             messages, by_peer = self._reconciler.answer((served.peer, served.boot), served.messages)
             out.append(Answer(served.token, tuple(messages)))
             if by_peer is not None:
                 out.append(RoundByPeer(served.peer, served.lung, by_peer))
         for opened in commit.opened:
-            sync_round = self._reconciler.round(opened.token, padded=opened.padded, wait_ms=opened.wait_ms)
+            sync_round = self._reconciler.round(
+                opened.peer, opened.token, padded=opened.padded, wait_ms=opened.wait_ms
+            )
             self._rounds[opened.token] = sync_round
             out.append(RoundStep(opened.token, tuple(next(sync_round))))
         out += [self._advance(answered) for answered in commit.answered if answered.token in self._rounds]
@@ -634,6 +703,17 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _joined(parts: Sequence[Entries]) -> Entries:
+    """The entries and seals of several messages of one envelope."""
+    frames = tuple(frame for part in parts for frame in part.frames)
+    return Entries(frames, tuple(seal for part in parts for seal in part.seals))
+
+
+def _holds(message: Entries, log: LogKey) -> bool:
+    """Whether a message brings entries of this log, by its seals: every run ends at one."""
+    return any((seal.author, seal.epoch) == log for seal in message.seals)
 
 
 def _payloads(own: Sequence[Entry], sealed: dict[bytes, Seal]) -> list[Entries]:

@@ -275,6 +275,14 @@ def parse_entry(network_id: bytes, header_bytes: bytes, ops: bytes) -> Entry:
     return Entry(entry_id(network_id, header_bytes), header, header_bytes, ops, spans, hashes)
 
 
+def parse_stored(entry_id: bytes, header_bytes: bytes, ops: bytes) -> Entry:
+    """An entry that was checked when it was taken in, under the id that it is stored by."""
+    header = parse_header(header_bytes)
+    spans = _split_ops(ops, header.op_count)
+    hashes = tuple(sha256(b"\0" + ops[start:end]).digest() for start, end in spans)
+    return Entry(entry_id, header, header_bytes, ops, spans, hashes)
+
+
 def _split_ops(ops: bytes, count: int) -> tuple[tuple[int, int], ...]:
     spans = []
     at, end = 0, len(ops)

@@ -6,19 +6,30 @@ on either lung: never judged by values, clocks, or who sent them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .acceptance import Accepted, Verified, authenticated, chain_from, is_whole, sealed_prefix, stretches
+from .acceptance import Accepted, Cut, Verified, chain_from, is_simple, is_whole, sealed_prefix, stretches
 from .entry import Entry, Seal, entry_id, must_be_sealed, parse_entry, parse_header
 from .errors import MalformedError
+from .forks import (
+    Authentic,
+    ForkProof,
+    HeaderNode,
+    HeaderPath,
+    pack_fork_proof,
+    paths_in,
+    proof_of,
+    proof_verifies,
+    unpack_fork_proof,
+)
 from .heads import HeadsIndex
 from .identity import is_valid_public_key
 from .limits import FROZEN_NEVER, PAGE_BYTES, SEAL_INTERVAL
-from .messages import Entries
+from .messages import Entries, Proof
 from .pending import Pending, Waiting
-from .rows import Batch, EntryRow, LogHead, LogKey, Reader
+from .rows import Batch, EntryRow, ForkRow, LogHead, LogKey, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +49,20 @@ class _Newest(NamedTuple):
 
 
 class Logs:
-    """All logs of this node: heads, acceptance, pending entries, pages to serve."""
+    """All logs of this node: heads, acceptance, forks, pending entries, pages to serve."""
 
     def __init__(self, network_id: bytes, reader: Reader) -> None:
         self._network_id = network_id
         self._reader = reader
         self._batch = Batch()
         self.heads = HeadsIndex(reader.log_heads())
-        self._overlay: dict[tuple[LogKey, int], bytes] = {}
-        # Logs that were seen to have two branches: what another holds of them may never fit here.
-        self.forked: set[LogKey] = set()
+        self._overlay: dict[tuple[LogKey, int], EntryRow] = {}
         self._newest: dict[LogKey, _Newest] = {}
         self._pending = Pending()
+        # One proof a frozen log, that with the lowest seq.
+        self.proofs: dict[LogKey, ForkProof] = {
+            key: unpack_fork_proof(network_id, row.proof) for key, row in reader.fork_rows().items()
+        }
 
     def begin(self, batch: Batch) -> None:
         """Collect changes in `batch` from now on; what came before is committed."""
@@ -64,15 +77,37 @@ class Logs:
     def pending_dropped(self) -> int:
         return self._pending.dropped
 
-    def accept(self, message: Entries, origin: Origin) -> Accepted:
-        """Take what a message brings: all of it is judged by the same rule, whoever sent it."""
+    def accept(self, message: Entries, origin: Origin, proofs: Sequence[Proof] = ()) -> Accepted:
+        """Take what a message brings: all of it is judged by the same rule, whoever sent it.
+
+        Everything is compared with everything that is kept before anything is cut or dropped.
+        """
         result = Accepted()
-        logs: dict[LogKey, dict[int, Entry]] = {}
+        logs = self._parse(message, result)
+        paths = self._parse_proofs(proofs, result)
+        if not logs and not paths:
+            return result
+        seals: dict[LogKey, dict[int, list[Seal]]] = {}
+        for seal in (*message.seals, *(path.seal for found in paths.values() for path in found)):
+            of_log = seals.setdefault(LogKey(seal.author, seal.epoch), {})
+            of_log.setdefault(seal.seq, []).append(seal)
+        for key in [*logs, *(key for key in paths if key not in logs)]:
+            entries = logs.get(key, {})
+            if not self.heads.has_author(key.author) and not is_valid_public_key(key.author):
+                result.refuse("bad_author_key", max(len(entries), 1))
+                continue
+            verified = self._verified(key, seals.get(key, {}), result)
+            self._accept_log(key, entries, paths.get(key, ()), verified, origin, result)
+        return result
+
+    def _parse(self, message: Entries, result: Accepted) -> dict[LogKey, dict[bytes, Entry]]:
+        """The entries that are not held, by log and id. What is held is known by its id: its ops are
+        not even split."""
+        logs: dict[LogKey, dict[bytes, Entry]] = {}
         for header_bytes, ops in message.frames:
             try:
                 header = parse_header(header_bytes)
                 key = LogKey(header.author, header.epoch)
-                # What is held is known by its id: its ops are not even split.
                 held = self.entry_id_at(key, header.seq)
                 if held is not None and held == entry_id(self._network_id, header_bytes):
                     result.duplicates += 1
@@ -81,83 +116,215 @@ class Logs:
             except MalformedError:
                 result.refuse("malformed_entry")
                 continue
-            logs.setdefault(key, {}).setdefault(header.seq, entry)
-        if not logs:
-            return result
-        seals: dict[LogKey, dict[int, list[Seal]]] = {}
-        for seal in message.seals:
-            of_log = seals.setdefault(LogKey(seal.author, seal.epoch), {})
-            of_log.setdefault(seal.seq, []).append(seal)
-        for key, entries in logs.items():
-            if not self.heads.has_author(key.author) and not is_valid_public_key(key.author):
-                result.refuse("bad_author_key", len(entries))
-                continue
-            verified = Verified(self._network_id, seals.get(key, {}), self._pending.of(key), result)
-            self._accept_log(key, entries, verified, origin, result)
-        result.conflicts_new = result.conflicts - self.forked
-        self.forked |= result.conflicts_new
-        return result
+            logs.setdefault(key, {}).setdefault(entry.id, entry)
+        return logs
+
+    def _parse_proofs(
+        self, proofs: Sequence[Proof], result: Accepted
+    ) -> dict[LogKey, tuple[HeaderPath, ...]]:
+        found: dict[LogKey, tuple[HeaderPath, ...]] = {}
+        for proof in proofs:
+            try:
+                for path in paths_in(self._network_id, proof):
+                    found[path.log] = (*found.get(path.log, ()), path)
+            except MalformedError:
+                result.refuse("malformed_proof")
+        return found
+
+    def _verified(self, key: LogKey, seals: Mapping[int, Sequence[Seal]], result: Accepted) -> Verified:
+        """The seals of one log, with what the fork proof that is held adds to them."""
+        proof = self.proofs.get(key)
+        waiting = self._pending.of(key)
+        if proof is None:
+            return Verified(self._network_id, seals, waiting, result)
+        known = {seq: list(found) for seq, found in seals.items()}
+        for path in proof:
+            known.setdefault(path.seal.seq, []).append(path.seal)
+        trusted = [path.seal for path in proof]
+        return Verified(self._network_id, known, waiting, result, trusted, proof.continues)
 
     def may_relay(self, message: Entries, result: Accepted) -> bool:
         """Whether no part of an accepted message would be refused elsewhere (see is_whole)."""
         return not result.refused and is_whole(self._network_id, message, result)
 
+    def shows_fork(self, proof: Proof) -> bool:
+        """Whether a proof is one of a fork, and verifies: then it may be relayed."""
+        try:
+            paths = paths_in(self._network_id, proof)
+            return len(paths) == 2 and proof_verifies(self._network_id, proof_of(*paths))
+        except MalformedError:
+            return False
+
     def _accept_log(
         self,
         key: LogKey,
-        entries: dict[int, Entry],
+        entries: Mapping[bytes, Entry],
+        paths: Sequence[HeaderPath],
         verified: Verified,
         origin: Origin,
         result: Accepted,
     ) -> None:
-        head = self.heads.get(key)
-        fresh = self._above_held(key, head, entries, verified, result)
-        if not fresh:
-            return
         waiting = self._pending.of(key)
-        run = chain_from(head, fresh, waiting, verified)
+        head = self.heads.get(key)
+        if paths or head.frozen != FROZEN_NEVER or not is_simple(head, entries, waiting):
+            entries = self._judge(key, entries, paths, verified, origin, result)
+            waiting, head = self._pending.of(key), self.heads.get(key)
+        fresh = {entry.header.seq: entry for entry in entries.values()}
+        if not fresh and not waiting:
+            return
+        run = chain_from(head, fresh, waiting)
         count = sealed_prefix(run, verified)
         for entry in run[:count]:
             self._store(key, entry, origin, result)
         if count:
             self._keep_seals(key, run[:count], verified)
             for entry in run[:count]:
-                held = waiting.get(entry.header.seq)
-                if held is not None and held.entry.id != entry.id:
-                    result.conflicts.add(key)
                 self._pending.discard(key, entry.header.seq)
         self._keep_pending(key, fresh, run, count, verified, result)
 
-    def _above_held(
+    # Forks.
+
+    def _judge(
         self,
         key: LogKey,
-        head: LogHead,
-        entries: dict[int, Entry],
+        entries: Mapping[bytes, Entry],
+        paths: Sequence[HeaderPath],
         verified: Verified,
+        origin: Origin,
         result: Accepted,
-    ) -> dict[int, Entry]:
-        """The entries above what is held. One below, with another id than the held, is a conflict
-        if its author really sealed it; so is one whose `prev` is not the held head."""
-        fresh: dict[int, Entry] = {}
-        below: list[int] = []
-        for seq, entry in entries.items():
-            if seq <= head.seq:
-                below.append(seq)
-            elif head.frozen != FROZEN_NEVER and seq >= head.frozen:
+    ) -> dict[bytes, Entry]:
+        """Compare what came with everything kept; freeze the log at the lowest evidence. Returns the
+        authentic entries that stand above what is held and below where the log is frozen."""
+        came = [HeaderNode(entry.id, entry.header, entry.header_bytes) for entry in entries.values()]
+        came += [node for path in paths for node in path.headers]
+        authentic = Authentic.among(
+            [*came, *self._kept_headers(key)], lambda node: verified.seal_of(node.header.seq, node.id)
+        )
+        frozen = self.heads.get(key).frozen
+        evidence = authentic.lowest_evidence(lambda seq: self.entry_id_at(key, seq), frozen)
+        if evidence is not None:
+            self._freeze(key, evidence, authentic, origin, result)
+            verified.continued = self.proofs[key].continues
+        head = self.heads.get(key)
+        left: dict[bytes, Entry] = {}
+        for entry in entries.values():
+            seq = entry.header.seq
+            if seq >= head.frozen:
                 result.refuse("frozen")
-            else:
-                fresh[seq] = entry
-        following = fresh.get(head.seq + 1)
-        breaks = following is not None and head.seq >= 0 and following.header.prev != head.id
-        if not below and not breaks:
-            return fresh
-        authentic = authenticated(entries, verified)
-        if (breaks and head.seq + 1 in authentic) or not authentic.isdisjoint(below):
-            result.conflicts.add(key)
-        unsealed = sum(seq not in authentic for seq in below)
-        if unsealed:
-            result.refuse("unsealed", unsealed)
-        return fresh
+                result.offered.add(key)
+            elif not authentic.holds(seq, entry.id):
+                result.refuse("unsealed")
+            elif seq > head.seq:
+                left[entry.id] = entry
+        return left
+
+    def _kept_headers(self, key: LogKey) -> Iterator[HeaderNode]:
+        for waiting in self._pending.of(key).values():
+            yield HeaderNode(waiting.entry.id, waiting.entry.header, waiting.entry.header_bytes)
+        for path in self.proofs.get(key, ()):
+            yield from path.headers
+
+    def _freeze(self, key: LogKey, seq: int, authentic: Authentic, origin: Origin, result: Accepted) -> None:
+        """Freeze a log at `seq`, with what is held there as one side of the proof if anything is."""
+        if self.entry_id_at(key, seq) is not None:
+            one = self._held_path(key, seq)
+        else:
+            _, node = min(authentic.nodes[seq].items())
+            one = authentic.path(node)
+        other = authentic.path(next(authentic.rivals(seq, one.headers[0].id)))
+        proof = self.proofs[key] = proof_of(one, other)
+        cut = self._cut(key, seq)
+        result.cuts.append(cut)
+        before = self._batch.forks.get(key) or self._reader.fork_rows().get(key)
+        removed = cut.last - cut.first + 1 + (before.removed if before is not None else 0)
+        self._batch.forks[key] = ForkRow(
+            key.author,
+            key.epoch,
+            seq,
+            pack_fork_proof(proof),
+            removed,
+            before.keys if before is not None else (),
+            origin.peer,
+            origin.lung,
+            origin.arrived_ms,
+        )
+
+    def _cut(self, key: LogKey, seq: int) -> Cut:
+        """Take the entries of a log from `seq` on out of the heads, the batch and what waits."""
+        head = self.heads.get(key)
+        last = max(head.seq, seq - 1)
+        name = head.id if head.seq < seq else (self.entry_id_at(key, seq - 1) or bytes(32))
+        batch = self._batch
+        fresh = tuple(row for row in batch.entries if row[:2] == key and row.seq >= seq)
+        if fresh:
+            batch.entries = [row for row in batch.entries if row[:2] != key or row.seq < seq]
+        batch.seals = [seal for seal in batch.seals if seal[:2] != key or seal.seq < seq]
+        if head.seq >= seq:
+            batch.cuts[key] = seq
+            for held in range(seq, head.seq + 1):
+                self._overlay.pop((key, held), None)
+        for waiting in [held for held in self._pending.of(key) if held >= seq]:
+            self._pending.discard(key, waiting)
+        self._newest.pop(key, None)
+        after = LogHead(min(head.seq, seq - 1), name, seq)
+        self.heads.set(key, after)
+        batch.logs[key] = after
+        return Cut(key, seq, last, fresh)
+
+    def removed_entries(self, cut: Cut) -> Iterator[Entry]:
+        """The entries that a cut took out, in log order; to be read before the commit is made."""
+        at = cut.first
+        below = cut.fresh[0].seq if cut.fresh else cut.last + 1
+        while at < below:
+            rows = self._reader.entries(*cut.log, at, below - 1, PAGE_BYTES)
+            for row in rows:
+                yield parse_entry(self._network_id, row.header, row.ops)
+            at += len(rows)
+        for row in cut.fresh:
+            yield parse_entry(self._network_id, row.header, row.ops)
+
+    def _held_path(self, key: LogKey, first: int) -> HeaderPath:
+        """The path of a held entry: to the lowest kept seal above it, or on through the fork proof."""
+        head = self.heads.get(key)
+        end = min(head.seq, first | (SEAL_INTERVAL - 1))
+        seals = self._kept_seals(key, first, end)
+        last = seals[0].seq if seals else end
+        headers = tuple(self._held_header(key, seq) for seq in range(first, last + 1))
+        if seals:
+            return HeaderPath(headers, seals[0])
+        onward = self.proofs[key].one
+        return HeaderPath((*headers, *onward.headers), onward.seal)
+
+    def _held_header(self, key: LogKey, seq: int) -> HeaderNode:
+        row = self._overlay.get((key, seq)) or self._reader.entry(key.author, key.epoch, seq)
+        if row is None:
+            raise AssertionError(f"entry {seq} is below the head and not held")
+        return HeaderNode(row.id, parse_header(row.header), row.header)
+
+    def _kept_seals(self, key: LogKey, first: int, last: int) -> list[Seal]:
+        """The kept seals with first <= seq <= last, those of the commit under way included."""
+        dropped = {seq for author, epoch, seq in self._batch.seals_dropped if (author, epoch) == key}
+        seals = {seal.seq: seal for seal in self._reader.seals(key.author, key.epoch, first, last)}
+        kept = {seq: seal for seq, seal in seals.items() if seq not in dropped}
+        kept.update((s.seq, s) for s in self._batch.seals if s[:2] == key and first <= s.seq <= last)
+        return [kept[seq] for seq in sorted(kept)]
+
+    def path(self, key: LogKey, first: int) -> HeaderPath | None:
+        """The headers from `first` to the highest seal within its stretch of 64, to be compared with
+        those of another; None if `first` is not held or nothing seals it."""
+        head = self.heads.get(key)
+        if not 0 <= first <= head.seq:
+            return None
+        end = min(head.seq, first | (SEAL_INTERVAL - 1))
+        seals = self._kept_seals(key, first, end)
+        proof = self.proofs.get(key)
+        if proof is not None and end == head.frozen - 1 and (end + 1) % SEAL_INTERVAL:
+            headers = tuple(self._held_header(key, seq) for seq in range(first, end + 1))
+            return HeaderPath((*headers, *proof.one.headers), proof.one.seal)
+        if not seals:
+            return None
+        headers = tuple(self._held_header(key, seq) for seq in range(first, seals[-1].seq + 1))
+        return HeaderPath(headers, seals[-1])
 
     def _store(self, key: LogKey, entry: Entry, origin: Origin, result: Accepted) -> None:
         header = entry.header
@@ -173,7 +340,7 @@ class Logs:
             origin.arrived_ms,
         )
         self._batch.entries.append(row)
-        self._overlay[key, header.seq] = entry.id
+        self._overlay[key, header.seq] = row
         head = LogHead(header.seq, entry.id, self.heads.get(key).frozen)
         self.heads.set(key, head)
         self._batch.logs[key] = head
@@ -191,7 +358,10 @@ class Logs:
                 self._batch.seals.append(seal)
         newest = verified.get(run[-1])
         if newest is None:
-            raise AssertionError("an accepted run does not end at a seal")
+            if run[-1].id != verified.continued:
+                raise AssertionError("an accepted run ends neither at a seal nor at a fork")
+            self._newest.pop(key, None)
+            return
         self._batch.seals.append(newest)
         self._newest[key] = _Newest(newest, run[-1].must_be_sealed)
 
@@ -240,9 +410,6 @@ class Logs:
         """Keep what chains to a valid seal but not yet to what is held; the rest is no data."""
         top = self.heads.get(key).seq
         left = {seq: entry for seq, entry in fresh.items() if seq > top}
-        for seq in fresh.keys() - left.keys():
-            if self.entry_id_at(key, seq) != fresh[seq].id:
-                result.refuse("unsealed")
         loose = {entry.header.seq for entry in run[accepted:]}
         for stretch in stretches(left):
             # What chains to the held and was not accepted lacks a seal that it must have.
@@ -262,23 +429,28 @@ class Logs:
         if seq == head.seq:
             return head.id
         held = self._overlay.get((key, seq))
-        return held if held is not None else self._reader.entry_id_at(key.author, key.epoch, seq)
+        return held.id if held is not None else self._reader.entry_id_at(key.author, key.epoch, seq)
 
     def page(
         self, key: LogKey, first: int, last: int, budget: int = PAGE_BYTES
     ) -> tuple[list[EntryRow], list[Seal]]:
         """Committed entries first..last of about `budget` bytes, ending at a kept seal: the first
-        at or above `last`, or the highest that fits.
+        at or above `last`, or the highest that fits. A frozen log may also end at its last entry, which
+        its fork proof authenticates: that goes along (`proofs`).
 
         An unsealed stretch is at most 1 MiB, so a page of PAGE_BYTES always reaches a seal; one
         that cannot (a smaller budget) comes back empty.
         """
-        last = min(last, self.heads.get(key).seq)
+        head = self.heads.get(key)
+        last = min(last, head.seq)
         rows = self._reader.entries(key.author, key.epoch, first, last + SEAL_INTERVAL, budget)
         if not rows:
             return [], []
         seals = self._reader.seals(key.author, key.epoch, first, rows[-1].seq)
-        if not seals:
+        ends = [seal.seq for seal in seals]
+        if rows[-1].seq == head.frozen - 1:
+            ends.append(rows[-1].seq)
+        if not ends:
             return [], []
-        end = next((seal.seq for seal in seals if seal.seq >= last), seals[-1].seq)
+        end = next((seq for seq in ends if seq >= last), ends[-1])
         return rows[: end - first + 1], [seal for seal in seals if seal.seq <= end]

@@ -34,6 +34,7 @@ from .rows import LogHead
 WIRE_VERSION: Final = 1
 RULES_VERSION: Final = 1  # the state-rules number: roots are compared only between equal numbers
 ZERO_NONCE: Final = bytes(32)
+HEADERS_ONLY: Final = 2**64 - 1  # no entry has this seq
 
 
 class Addresses(NamedTuple):
@@ -53,7 +54,8 @@ class Roots(NamedTuple):
 
 
 class Want(NamedTuple):
-    """Entries first..last of one log."""
+    """Entries first..last of one log; with `last` HEADERS_ONLY the headers from `first` to the highest
+    seal in its stretch of 64, as a Proof."""
 
     author: bytes
     epoch: int

@@ -11,17 +11,29 @@ start. Under constant writes heads are never equal for long, so equality is not 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from .forks import FORK_PROOF, HEADER_PATH, pack_fork_proof, pack_path
 from .heads import NO_HEAD
-from .limits import HEADS_AUTHORS_MAX, HEADS_LOGS_MAX, PADDING_BYTES, PAGE_BYTES, WANT_RANGES_MAX
+from .limits import (
+    FORK_PROOFS_MAX,
+    FROZEN_NEVER,
+    HEADS_AUTHORS_MAX,
+    HEADS_LOGS_MAX,
+    PADDING_BYTES,
+    PAGE_BYTES,
+    PATHS_MAX,
+    SEAL_INTERVAL,
+    WANT_RANGES_MAX,
+)
 from .log import Logs
-from .messages import Entries, Heads, HeadsFlag, Message, Roots, Want, WantEntries
+from .messages import HEADERS_ONLY, Entries, Heads, HeadsFlag, Message, Proof, Roots, Want, WantEntries
 from .rows import LogHead, LogKey
 
 _SESSIONS_MAX: Final = 512
+_TOLD_MAX: Final = 16_384
 # A page's smallest useful rest: below it another log is left for the next page.
 _PAGE_REST_BYTES: Final = 64 * 1024
 
@@ -49,9 +61,20 @@ class RoundServed:
 
 
 @dataclass(slots=True)
+class _Search:
+    """Where two branches part, by halving: every stretch of 64 below `low` is equal, and the lowest
+    difference is in one of `low` to `high`. `asked` is the stretch whose headers were asked for."""
+
+    low: int
+    high: int
+    asked: int = -1
+
+
+@dataclass(slots=True)
 class _Session:
     padded: bool
     targets: dict[LogKey, LogHead] = field(default_factory=dict)
+    searches: dict[LogKey, _Search] = field(default_factory=dict)
 
 
 Round = Generator[list[Message], Sequence[Message], RoundResult]
@@ -65,10 +88,13 @@ class Reconciler:
         self._roots = roots
         # Rounds of one peer overlap: one a lung, and a long-poll that it has given up.
         self._sessions: OrderedDict[tuple[bytes, int, int], _Session] = OrderedDict()
+        # Who offered entries of a frozen log is told once where it is frozen: F by (peer, log).
+        self._told: OrderedDict[tuple[bytes, LogKey], int] = OrderedDict()
+        self._offered: dict[bytes, set[LogKey]] = {}
 
     # What the opener does.
 
-    def round(self, number: int, *, padded: bool, wait_ms: int = 0) -> Round:
+    def round(self, peer: bytes, number: int, *, padded: bool, wait_ms: int = 0) -> Round:
         """A round with one peer. Yields messages to send; send() it the answer's messages."""
         padding = PADDING_BYTES if padded else 0
         answer = yield [Heads(number, HeadsFlag(0), self._roots(), wait_ms, padding=padding)]
@@ -85,8 +111,8 @@ class Reconciler:
             named = _heads(answer)
             if named is None or HeadsFlag.LISTS not in named.flags:
                 return self._ended(False, padded, named, "no_lists")
-            targets = _targets(named)
-            yield from self._exchange(targets, answer)
+            targets = self._all_named(named)
+            yield from self._exchange(peer, targets, answer)
         held = HeadsFlag.HOLDS_ALL if self.holds(targets) else HeadsFlag(0)
         answer = yield [Heads(number, HeadsFlag.FINAL | held, self._roots())]
         last = _heads(answer)
@@ -94,29 +120,110 @@ class Reconciler:
         return self._ended(good, padded, last, "complete" if good else "incomplete")
 
     def _exchange(
-        self, targets: Mapping[LogKey, LogHead], answer: Sequence[Message]
+        self, peer: bytes, targets: dict[LogKey, LogHead], answer: Sequence[Message]
     ) -> Generator[list[Message], Sequence[Message], None]:
         """Pull and push pages until neither side lacks anything or a step brings nothing."""
         before: object = None
+        searches = self._searches(targets)
         while True:
-            missing = self.missing(targets)
+            missing = self.missing(targets, searches)
+            paths = self._next_paths(searches)
             asked = [
                 want for message in answer if isinstance(message, WantEntries) for want in message.ranges
             ]
-            if not missing and not asked:
+            proofs = [*self._lower_proofs(targets), *self._offered_proofs(peer)]
+            now = (missing, paths, asked)
+            if (not any(now) and not proofs) or (now == before and not proofs):
                 return
-            if (missing, asked) == before:
-                return
-            before = (missing, asked)
-            out: list[Message] = []
-            page = self.page(asked)
-            if page is not None:
-                out.append(page)
-            if missing:
-                out.append(WantEntries(tuple(missing[:WANT_RANGES_MAX])))
+            before = now
+            out = self._serve(asked, proofs)
+            if missing or paths:
+                out.append(WantEntries((*paths, *missing[: WANT_RANGES_MAX - len(paths)])))
             if not out:
                 return
             answer = yield out
+
+    def _serve(self, asked: Sequence[Want], proofs: Sequence[Proof]) -> list[Message]:
+        """A page of what was asked for, header paths, and proofs: those of the page's frozen logs
+        stand in the same envelope, since they authenticate its end."""
+        out: list[Message] = []
+        page, of_page = self.page([want for want in asked if want.last != HEADERS_ONLY])
+        if page is not None:
+            out.append(page)
+        out += dict.fromkeys((*of_page, *proofs))
+        for want in [want for want in asked if want.last == HEADERS_ONLY][:PATHS_MAX]:
+            path = self._logs.path(LogKey(want.author, want.epoch), want.first)
+            if path is not None:
+                out.append(Proof(HEADER_PATH, pack_path(path)))
+        return out
+
+    # Forks: who holds the lower proof sends it; whose branch is longer looks for where they part.
+
+    def note_offered(self, peer: bytes, logs: Iterable[LogKey]) -> None:
+        """This peer sent entries from above where these logs are frozen: it is told with the next
+        messages to it, once for each F."""
+        self._offered.setdefault(peer, set()).update(logs)
+        while len(self._offered) > _SESSIONS_MAX:
+            self._offered.pop(next(iter(self._offered)))
+
+    def _offered_proofs(self, peer: bytes) -> list[Proof]:
+        proofs = []
+        for key in sorted(self._offered.pop(peer, ())):
+            frozen = self._logs.heads.get(key).frozen
+            if self._told.get((peer, key)) != frozen:
+                self._told[peer, key] = frozen
+                proofs.append(self._proof(key))
+        while len(self._told) > _TOLD_MAX:
+            self._told.popitem(last=False)
+        return proofs
+
+    def _proof(self, key: LogKey) -> Proof:
+        return Proof(FORK_PROOF, pack_fork_proof(self._logs.proofs[key]))
+
+    def _lower_proofs(self, targets: dict[LogKey, LogHead]) -> list[Proof]:
+        """The proofs of logs that are frozen lower here than there, which `targets` then takes for
+        told; those beyond the cap go with the next messages."""
+        proofs: list[Proof] = []
+        for key, theirs in sorted(targets.items()):
+            frozen = self._logs.heads.get(key).frozen
+            if frozen < theirs.frozen and len(proofs) < FORK_PROOFS_MAX:
+                targets[key] = theirs._replace(frozen=frozen)
+                proofs.append(self._proof(key))
+        return proofs
+
+    def _searches(self, targets: Mapping[LogKey, LogHead]) -> dict[LogKey, _Search]:
+        """The logs whose own id at the other's seq is another: the branch that is as long or longer
+        looks for the lowest difference, whatever the two know of a fork already."""
+        found = {}
+        for key, theirs in targets.items():
+            if theirs.seq >= 0 and self._differs(key, theirs):
+                found[key] = _Search(0, theirs.seq // SEAL_INTERVAL)
+        return found
+
+    def _differs(self, key: LogKey, theirs: LogHead) -> bool:
+        ours = self._logs.heads.get(key)
+        return 0 <= theirs.seq <= ours.seq and self._logs.entry_id_at(key, theirs.seq) != theirs.id
+
+    def _next_paths(self, searches: dict[LogKey, _Search]) -> list[Want]:
+        """The next stretches of headers to compare. The last ones have been, when they came: where
+        they differ from ours the log is frozen now."""
+        wants: list[Want] = []
+        for key, search in sorted(searches.items()):
+            if search.asked >= 0:
+                start = search.asked * SEAL_INTERVAL
+                frozen = self._logs.heads.get(key).frozen
+                if frozen < start:
+                    search.high = search.asked - 1
+                elif frozen < start + SEAL_INTERVAL:
+                    search.high = -1  # it begins alike and differs: below it all is equal
+                else:
+                    search.low = search.asked + 1
+            if search.low > search.high:
+                del searches[key]
+            elif len(wants) < PATHS_MAX:
+                search.asked = (search.low + search.high) // 2
+                wants.append(Want(*key, search.asked * SEAL_INTERVAL, HEADERS_ONLY))
+        return wants
 
     def _ended(self, good: bool, padded: bool, theirs: Heads | None, reason: str) -> RoundResult:
         if theirs is None:
@@ -143,6 +250,7 @@ class Reconciler:
         out: list[Message] = []
         served: RoundServed | None = None
         asked: list[Want] = []
+        proofs = self._offered_proofs(peer[0])
         session = self._latest(peer)
         for message in messages:
             match message:
@@ -152,7 +260,8 @@ class Reconciler:
                     session = None
                 case Heads() if HeadsFlag.LISTS in message.flags:
                     session = self._session(peer, message)
-                    session.targets = _targets(message)
+                    session.targets = self._all_named(message)
+                    session.searches = self._searches(session.targets)
                     out.append(self._name(message))
                     asked += self._lacked_by(message)
                 case Heads():
@@ -163,13 +272,23 @@ class Reconciler:
                     asked += message.ranges
                 case _:
                     pass
-        page = self.page(asked)
-        if page is not None:
-            out.append(page)
-        missing = self.missing(session.targets) if session is not None else []
-        if missing:
-            out.append(WantEntries(tuple(missing[:WANT_RANGES_MAX])))
+        if session is not None:
+            proofs += self._lower_proofs(session.targets)
+        out += self._serve(asked, proofs)
+        if session is not None:
+            missing = self.missing(session.targets, session.searches)
+            paths = self._next_paths(session.searches)
+            if missing or paths:
+                out.append(WantEntries((*paths, *missing[: WANT_RANGES_MAX - len(paths)])))
         return out, served
+
+    def _all_named(self, message: Heads) -> dict[LogKey, LogHead]:
+        """The heads in lists, and for the authors in them also the logs that are listed here only."""
+        named = _targets(message)
+        for author, _ in message.logs:
+            for epoch in self._logs.heads.logs_of(author):
+                named.setdefault(LogKey(author, epoch), NO_HEAD)
+        return named
 
     def _latest(self, peer: tuple[bytes, int]) -> _Session | None:
         """The peer's round that spoke last: pages and wants name none."""
@@ -209,31 +328,37 @@ class Reconciler:
     # What both compare with.
 
     def holds(self, targets: Mapping[LogKey, LogHead]) -> bool:
-        """Whether everything named is held (of a frozen log everything below the lower F)."""
-        return not self.missing(targets)
+        """Whether everything named is held, of a frozen log everything below the lower F."""
+        for key, theirs in targets.items():
+            ours = self._logs.heads.get(key)
+            below = min(ours.frozen, theirs.frozen)
+            if ours.seq < min(theirs.seq, below - 1):
+                return False
+            if theirs.seq < ours.frozen and self._differs(key, theirs):
+                return False
+        return True
 
-    def missing(self, targets: Mapping[LogKey, LogHead]) -> list[Want]:
-        """The ranges that are named there and not held here. A log with two branches is left out:
-        another's may not continue ours, and asking for ever would make every round a bad one."""
+    def missing(self, targets: Mapping[LogKey, LogHead], searches: Container[LogKey] = ()) -> list[Want]:
+        """The ranges that are named there and not held here; none of a log whose branches part
+        somewhere below, which is looked for first."""
         wants = []
         for key, theirs in sorted(targets.items()):
-            if key in self._logs.forked:
-                continue
             ours = self._logs.heads.get(key)
             last = min(theirs.seq, min(ours.frozen, theirs.frozen) - 1)
-            if ours.seq < last:
+            if ours.seq < last and key not in searches:
                 wants.append(Want(key.author, key.epoch, ours.seq + 1, last))
         return wants
 
-    def page(self, wants: Iterable[Want]) -> Entries | None:
-        """Entries for what is wanted, in the order asked, up to a page; None if there are none.
-        Of several ranges of one log the first is served."""
+    def page(self, wants: Iterable[Want]) -> tuple[Entries | None, list[Proof]]:
+        """Entries for what is wanted, in the order asked, up to a page; None if there are none. With
+        the proofs of the frozen logs among them. Of several ranges of one log the first is served."""
         frames: list[tuple[bytes, bytes]] = []
         seals = []
+        proofs: list[Proof] = []
         left = PAGE_BYTES
         looked_at: set[LogKey] = set()
         for want in wants:
-            if frames and left < _PAGE_REST_BYTES:
+            if (frames and left < _PAGE_REST_BYTES) or len(proofs) == FORK_PROOFS_MAX:
                 break
             key = LogKey(want.author, want.epoch)
             if key in looked_at or self._logs.heads.get(key).seq < want.first:
@@ -243,7 +368,9 @@ class Reconciler:
             frames += [(row.header, row.ops) for row in rows]
             seals += row_seals
             left -= sum(len(row.header) + len(row.ops) for row in rows)
-        return Entries(tuple(frames), tuple(seals)) if frames else None
+            if rows and self._logs.heads.get(key).frozen != FROZEN_NEVER:
+                proofs.append(self._proof(key))
+        return (Entries(tuple(frames), tuple(seals)) if frames else None), proofs
 
     def _differing(self, authors: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         theirs = dict(authors)

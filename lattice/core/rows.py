@@ -112,6 +112,25 @@ class EdgeRow(NamedTuple):
     op_index: int
 
 
+class ForkRow(NamedTuple):
+    """A log with two branches: its proof as bytes (see forks.pack_fork_proof), and what freezing it
+    took out here: how many entries, and the keys whose winner changed (at most FORK_KEYS_MAX).
+
+    `peer` is the public key that brought the evidence (empty: ourselves), `lung` and `at_ms` how and
+    when it came.
+    """
+
+    author: bytes
+    epoch: int
+    frozen: int
+    proof: bytes
+    removed: int
+    keys: tuple[bytes, ...]
+    peer: bytes
+    lung: str
+    at_ms: int
+
+
 class IdempotentRow(NamedTuple):
     """The result of a write that carried an idempotency key, kept until `expires_ms`."""
 
@@ -127,6 +146,8 @@ class Batch:
 
     `seals_dropped` names (author, epoch, seq) of seals no longer kept. `buckets` holds whole
     packed buckets of the state tree by number. `meta` holds small named values (roots, clock).
+    `cuts` names the seq from which a log's entries and their seals go, and in `cut_keys` stand the keys
+    that have ops or edges of those entries; rows to remove go before rows to add.
     """
 
     entries: list[EntryRow] = field(default_factory=list)
@@ -139,6 +160,9 @@ class Batch:
     buckets: dict[int, bytes] = field(default_factory=dict)
     idempotent: list[IdempotentRow] = field(default_factory=list)
     meta: dict[str, bytes] = field(default_factory=dict)
+    forks: dict[LogKey, ForkRow] = field(default_factory=dict)
+    cuts: dict[LogKey, int] = field(default_factory=dict)
+    cut_keys: dict[LogKey, set[bytes]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -151,6 +175,8 @@ class Batch:
             or self.buckets
             or self.idempotent
             or self.meta
+            or self.forks
+            or self.cuts
         )
 
 
@@ -181,6 +207,12 @@ class Reader(Protocol):
     def is_named(self, key: bytes, target: Version) -> bool:
         """Whether any stored edge of `key` names `target`."""
         ...
+
+    def edges(self, key: bytes) -> list[EdgeRow]:
+        """All stored edges of `key`, in order of (target, author, epoch, seq, op index)."""
+        ...
+
+    def fork_rows(self) -> dict[LogKey, ForkRow]: ...
 
     def history(self, key: bytes, limit: int) -> list[OpRow]: ...
 

@@ -8,11 +8,11 @@ version is live follows from the edges, so taking an entry out is the inverse of
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Final
 
-from .entry import Entry, Op, OpKind, Version
+from .entry import Entry, Op, OpKind, Version, parse_header, parse_stored
 from .limits import NAMES_MAX
 from .merkle import MerkleMap
 from .rows import Batch, EdgeRow, KeyState, LiveVersion, LogKey, OpRow, Reader
@@ -51,7 +51,7 @@ class State:
     store has made the last durable.
     """
 
-    __slots__ = ("_batch", "_edges", "_latest", "_reader", "_touched", "skipped_ops", "tree")
+    __slots__ = ("_batch", "_cuts", "_edges", "_latest", "_reader", "_touched", "skipped_ops", "tree")
 
     def __init__(self, reader: Reader, tree: MerkleMap) -> None:
         self._reader = reader
@@ -65,6 +65,7 @@ class State:
         self._latest: dict[tuple[bytes, LogKey], Version] = {}
         self._edges: set[tuple[bytes, Version]] = set()
         self._touched: set[bytes] = set()
+        self._cuts: dict[LogKey, int] = {}
 
     def key(self, key: bytes) -> KeyState | None:
         """The state of a key; None when no op of it was ever applied."""
@@ -153,7 +154,98 @@ class State:
         return self._reader.latest_put(before.key, log.author, log.epoch)
 
     def _is_named(self, key: bytes, version: Version) -> bool:
-        return (key, version) in self._edges or self._reader.is_named(key, version)
+        if (key, version) in self._edges:
+            return True
+        if not self._cuts:
+            return self._reader.is_named(key, version)
+        return any(edge.target == version for edge in self._stored_edges(key))
+
+    # Taking entries out.
+
+    def remove(self, log: LogKey, first: int, entries: Iterable[Entry]) -> list[bytes]:
+        """Take the entries of a log from `first` on out again, the exact inverse of applying them:
+        what they alone had replaced is live again. Returns the keys whose winner changed, sorted.
+
+        They are a suffix of their log, so no put that stays has one of them as its latest earlier.
+        """
+        adds: dict[bytes, tuple[int, int]] = {}
+        for entry in entries:
+            for op in entry.parsed_ops():
+                if op is None:
+                    self.skipped_ops -= 1
+                    continue
+                count, total = adds.get(op.key, (0, 0))
+                adds[op.key] = (count + (op.kind is OpKind.ADD), total + op.amount)
+        released = {key: self._released(key, log, first) for key in adds}
+        self._drop_rows(log, first)
+        self._batch.cut_keys.setdefault(log, set()).update(adds)
+        changed = []
+        for key in sorted(adds):
+            before = self.key(key)
+            if before is None:
+                raise AssertionError("a key that had ops has no row")
+            after = self._without(before, log, first, adds[key], released[key])
+            self._batch.keys[key] = after
+            if winner_first(before.live)[:1] != winner_first(after.live)[:1]:
+                changed.append(key)
+        self._touched.update(adds)
+        return changed
+
+    def _drop_rows(self, log: LogKey, first: int) -> None:
+        """Forget what the commit under way holds of the entries, and hide what the store holds."""
+        batch = self._batch
+        self._cuts[log] = min(first, self._cuts.get(log, first))
+        batch.ops = [row for row in batch.ops if row[1:3] != log or row.seq < first]
+        batch.edges = [row for row in batch.edges if row[2:4] != log or row.seq < first]
+        self._edges = {(row.key, row.target) for row in batch.edges}
+        self._latest = {place: held for place, held in self._latest.items() if place[1] != log}
+
+    def _stored_edges(self, key: bytes) -> Iterator[EdgeRow]:
+        for edge in self._reader.edges(key):
+            if edge.seq < self._cuts.get(LogKey(edge.author, edge.epoch), edge.seq + 1):
+                yield edge
+
+    def _released(self, key: bytes, log: LogKey, first: int) -> list[Version]:
+        """The versions of a key that nothing but the entries to remove names."""
+        edges = [*self._stored_edges(key), *(edge for edge in self._batch.edges if edge.key == key)]
+        going = {edge.target for edge in edges if (edge.author, edge.epoch) == log and edge.seq >= first}
+        staying = {edge.target for edge in edges if (edge.author, edge.epoch) != log or edge.seq < first}
+        return sorted(going - staying)
+
+    def _without(
+        self,
+        before: KeyState,
+        log: LogKey,
+        first: int,
+        adds: tuple[int, int],
+        released: Iterable[Version],
+    ) -> KeyState:
+        live = {held.version: held for held in before.live if not _is_from(held, log, first)}
+        for version in released:
+            held = self._put(before.key, version)
+            if held is not None and not _is_from(held, log, first):
+                live[version] = held
+        count, total = adds
+        return KeyState(
+            before.key,
+            tuple(sorted(live.values(), key=_by_version)),
+            before.adds - count,
+            before.total - total,
+        )
+
+    def _put(self, key: bytes, version: Version) -> LiveVersion | None:
+        """The put of this key under this name, if it is among the entries and was applied."""
+        row = next((row for row in self._batch.entries if row.id == version.id), None)
+        row = row or self._reader.entry_by_id(version.id)
+        if row is None or row.seq >= self._cuts.get(LogKey(row.author, row.epoch), row.seq + 1):
+            return None
+        ops = parse_stored(row.id, row.header, row.ops).parsed_ops()
+        op = ops[version.op_index] if version.op_index < len(ops) else None
+        if op is None or op.kind is not OpKind.PUT or op.key != key:
+            return None
+        clock = parse_header(row.header).clock
+        place = (row.author, row.epoch, row.seq, op.value_at, op.value_size)
+        return LiveVersion(row.id, version.op_index, op.op_hash, clock, *place)
 
     def settle(self) -> bytes:
         """Bring the tree up to date with everything applied; returns the state root."""
@@ -162,6 +254,10 @@ class State:
         self._touched.clear()
         self._batch.buckets.update(self.tree.changed_buckets())
         return self.tree.root()
+
+
+def _is_from(live: LiveVersion, log: LogKey, first: int) -> bool:
+    return (live.author, live.epoch) == log and live.seq >= first
 
 
 def _by_version(live: LiveVersion) -> tuple[bytes, int]:

@@ -23,10 +23,12 @@ from ..core.engine import (
     CloseRound,
     Engine,
     EngineInput,
+    Frozen,
     Gossiped,
     Judged,
     Output,
     Publish,
+    PublishProof,
     Refused,
     Remembered,
     RoundAnswered,
@@ -42,7 +44,7 @@ from ..core.rows import Batch
 from ..storage.port import Store
 
 Reply = Acknowledged | Remembered | Judged | Answer | RoundStep | RoundEnded
-Announcement = Publish | Applied | RoundByPeer | Alarm
+Announcement = Publish | PublishProof | Applied | Frozen | RoundByPeer | Alarm
 
 _RETRY_FULL_S: Final = 10.0
 _BATCH_EVENTS_MAX: Final = DRIVER_QUEUE
@@ -177,7 +179,7 @@ class Driver:
     def _release(self, outputs: list[Output]) -> None:
         for output in outputs:
             match output:
-                case Publish() | Applied() | RoundByPeer() | Alarm():
+                case Publish() | PublishProof() | Applied() | Frozen() | RoundByPeer() | Alarm():
                     self._announce(output)
                 case Refused():
                     self._wake(output.token, output.error)

@@ -23,9 +23,11 @@ from ..core.engine import (
     Append,
     Applied,
     Engine,
+    Frozen,
     Gossiped,
     Judged,
     Publish,
+    PublishProof,
     Remember,
     RoundByPeer,
     Served,
@@ -65,10 +67,11 @@ from ..core.messages import (
     Heads,
     Hello,
     Message,
+    Proof,
     Roots,
 )
 from ..core.reconcile import RoundResult
-from ..core.rows import KeyState, LiveVersion, LogKey
+from ..core.rows import ForkRow, KeyState, LiveVersion, LogKey
 from ..core.state import winner_first
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
@@ -89,6 +92,7 @@ from .watch import Watch
 
 _META_POLICY: Final = "policy"
 _META_PEERS: Final = "peers"
+_FORK_KEYS_SHOWN: Final = 10
 _PRESENCE_PER_NODE_S: Final = 0.3
 _DISK_CHECK_S: Final = 2.0
 _ACK_TIMEOUT_S: Final = 10.0
@@ -548,6 +552,11 @@ class Node:
             case Applied():
                 self._count("entries_applied", len(output.entries))
                 self._watch.applied(output)
+            case PublishProof():
+                if self._p2p is not None and self._gossips:
+                    self._p2p.publish_nowait("entries", self._courier.seal_gossip([output.proof]))
+            case Frozen():
+                self._frozen(output.fork)
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
                 self._note_roots(peer_id, output.served.peer_roots, equal_at=self._driver.commits)
@@ -558,6 +567,18 @@ class Node:
             case Alarm():
                 subject = peer_id_of(output.subject) if output.subject else self.name
                 self._raise_alarm(output.code, f"{output.detail} ({subject})")
+
+    def _frozen(self, fork: ForkRow) -> None:
+        """A log has two branches: say whose, from where, and what that took out of the state."""
+        author = peer_id_of(fork.author)
+        shown = ", ".join(key.decode("utf-8", "replace") for key in fork.keys[:_FORK_KEYS_SHOWN])
+        more = f" and {len(fork.keys) - _FORK_KEYS_SHOWN} more" if len(fork.keys) > _FORK_KEYS_SHOWN else ""
+        changed = f"; keys with another winner: {shown}{more}" if fork.keys else ""
+        self._raise_alarm(
+            f"fork {author} {fork.epoch:016x}",
+            f"{author} wrote two branches of one log (epoch {fork.epoch:016x}): it is frozen at seq "
+            f"{fork.frozen}, {fork.removed} entries left the state{changed}; see `lattice forks`",
+        )
 
     def _raise_alarm(self, code: str, text: str) -> None:
         if self._alarms.get(code) != text:
@@ -783,15 +804,17 @@ class Node:
 
     async def _take_gossip(self, received: Received) -> bool:
         sender = received.opened.sender
+        entries = [message for message in received.messages if isinstance(message, Entries)]
+        proofs = tuple(message for message in received.messages if isinstance(message, Proof))
+        if self._low_disk is not None or not (entries or proofs):
+            return self._low_disk is None
         authentic = True
-        for message in received.messages:
-            if isinstance(message, Entries) and self._low_disk is None:
-                entries = message
-                try:
-                    reply = await self._driver.ask(
-                        lambda token: Gossiped(token, sender, "gossip", entries)  # noqa: B023
-                    )
-                except LatticeError:
-                    return False
-                authentic = authentic and isinstance(reply, Judged) and reply.authentic
+        for part in entries or [Entries((), ())]:
+            try:
+                reply = await self._driver.ask(
+                    lambda token: Gossiped(token, sender, "gossip", part, proofs)  # noqa: B023
+                )
+            except LatticeError:
+                return False
+            authentic = authentic and isinstance(reply, Judged) and reply.authentic
         return authentic

@@ -7,11 +7,23 @@ on), and because a disk that fails on purpose belongs where no real store can im
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..core.entry import OpKind, Seal, Version
 from ..core.errors import LatticeError
-from ..core.rows import Batch, EdgeRow, EntryRow, IdempotentRow, KeyState, LiveVersion, LogHead, LogKey, OpRow
+from ..core.rows import (
+    Batch,
+    EdgeRow,
+    EntryRow,
+    ForkRow,
+    IdempotentRow,
+    KeyState,
+    LiveVersion,
+    LogHead,
+    LogKey,
+    OpRow,
+)
 from .packing import corrupt, value_of
 
 _FREE_BYTES: int = 1 << 40
@@ -48,6 +60,7 @@ class _Rows:
     buckets: dict[int, bytes] = field(default_factory=dict)
     idempotent: dict[bytes, IdempotentRow] = field(default_factory=dict)
     meta: dict[str, bytes] = field(default_factory=dict)
+    forks: dict[LogKey, ForkRow] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -111,6 +124,9 @@ class MemoryStore:
         rows = self._rows
         if self.disk.remembers:
             self._batches.append(batch)
+        for log, first in batch.cuts.items():
+            self._cut(log, first, batch.cut_keys.get(log, ()))
+        rows.forks.update(batch.forks)
         for row in batch.entries:
             rows.entries.setdefault(LogKey(row.author, row.epoch), {})[row.seq] = row
             rows.by_id[row.id] = row
@@ -138,6 +154,33 @@ class MemoryStore:
                 rows.buckets.pop(number, None)
         rows.idempotent.update((row.key, row) for row in batch.idempotent)
         rows.meta.update(batch.meta)
+
+    def _cut(self, log: LogKey, first: int, keys: Iterable[bytes]) -> None:
+        """Take a suffix of a log out, with its seals, its ops and its edges."""
+        rows = self._rows
+        entries = rows.entries.get(log, {})
+        for seq in [seq for seq in entries if seq >= first]:
+            del rows.by_id[entries.pop(seq).id]
+        seals = rows.seals.get(log, {})
+        for seq in [seq for seq in seals if seq >= first]:
+            del seals[seq]
+        for key in keys:
+            ops = rows.ops.get(key, {})
+            for place in [place for place in ops if place[0] == log and place[1] >= first]:
+                del ops[place]
+            puts = [op for place, op in ops.items() if place[0] == log and op.kind is OpKind.PUT]
+            if puts:
+                latest = max(puts, key=lambda op: (op.seq, op.op_index))
+                rows.puts[key, log] = (latest.seq, Version(latest.id, latest.op_index))
+            else:
+                rows.puts.pop((key, log), None)
+            edges = rows.edges.get(key, {})
+            for target, namers in list(edges.items()):
+                left = {edge for edge in namers if edge[2:4] != log or edge.seq < first}
+                if left:
+                    edges[target] = left
+                else:
+                    del edges[target]
 
     def _store_key(self, state: KeyState) -> None:
         before = self._rows.keys.get(state.key)
@@ -177,6 +220,13 @@ class MemoryStore:
 
     def is_named(self, key: bytes, target: Version) -> bool:
         return target in self._rows.edges.get(key, {})
+
+    def edges(self, key: bytes) -> list[EdgeRow]:
+        found = self._rows.edges.get(key, {})
+        return sorted(edge for namers in found.values() for edge in namers)
+
+    def fork_rows(self) -> dict[LogKey, ForkRow]:
+        return dict(self._rows.forks)
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         """The first `limit` ops of the key by (author, epoch, seq, op index)."""

@@ -12,9 +12,11 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from ..core.codec import Reader, Writer
 from ..core.entry import OpKind, Seal, Version
 from ..core.errors import LatticeError
-from ..core.rows import Batch, EntryRow, IdempotentRow, KeyState, LiveVersion, LogKey
+from ..core.limits import FORK_KEYS_MAX
+from ..core.rows import Batch, EntryRow, ForkRow, IdempotentRow, KeyState, LiveVersion, LogKey
 
 # A slot names an entry in 63 bits: the number of its log, then its seq. 68 billion entries of one
 # process run and 134 million logs are more than a disk holds.
@@ -150,10 +152,10 @@ def key_rows(batch: Batch, numbers: Mapping[tuple[bytes, int], int]) -> list[tup
     return rows
 
 
-def op_tails(tag: int, log_number: int) -> tuple[bytes, bytes]:
-    """The range [from, below) of the tails of one log's ops."""
+def op_tails(tag: int, log_number: int, first: int = 0) -> tuple[bytes, bytes]:
+    """The range [from, below) of the tails of one log's ops, from seq `first` on."""
     return (
-        _OP_TAIL.pack(tag, log_number << _SEQ_BITS, 0),
+        _OP_TAIL.pack(tag, log_number << _SEQ_BITS | first, 0),
         _OP_TAIL.pack(tag, (log_number + 1) << _SEQ_BITS, 0),
     )
 
@@ -170,6 +172,11 @@ def edge_tails(target: Version) -> tuple[bytes, bytes]:
     """The range [from, to] of the tails of all edges to one version."""
     prefix = _EDGE_PREFIX.pack(EDGE_TAG, target.id, target.op_index)
     return prefix, prefix + b"\xff" * 10
+
+
+def edge_slot(tail: bytes) -> int:
+    """The slot of the entry whose op names, out of an edge's tail."""
+    return int.from_bytes(tail[-10:-2], "big")
 
 
 def pack_entry(slot: int, row: EntryRow) -> tuple[int, bytes, bytes, bytes, bytes]:
@@ -218,6 +225,34 @@ def unpack_idempotent(key: bytes, stored: bytes, expires_ms: int) -> IdempotentR
     data = unchecked(key, _U64.pack(expires_ms), stored)
     end = 1 + data[0]
     return IdempotentRow(key, data[1:end], data[end:], expires_ms)
+
+
+def pack_fork(row: ForkRow) -> bytes:
+    """A fork's record without its log; the checksum covers the log too."""
+    writer = Writer().u64(row.frozen).blob(row.proof).u64(row.removed).u32(len(row.keys))
+    for key in row.keys:
+        writer.blob(key)
+    data = writer.blob(row.peer).text(row.lung).u64(row.at_ms).done()
+    return checked(row.author, _U64.pack(row.epoch), data)
+
+
+def unpack_fork(log: LogKey, stored: bytes) -> ForkRow:
+    data = unchecked(log.author, _U64.pack(log.epoch), stored)
+    reader = Reader(data)
+    frozen, proof, removed = reader.u64(), reader.blob(len(data)), reader.u64()
+    keys = tuple(reader.blob(len(data)) for _ in range(reader.count(FORK_KEYS_MAX)))
+    peer, lung, at_ms = reader.blob(len(data)), reader.text(len(data)), reader.u64()
+    reader.end()
+    return ForkRow(*log, frozen, proof, removed, keys, peer, lung, at_ms)
+
+
+def unpack_edge(key: bytes, tail: bytes, stored: bytes) -> tuple[Version, int, int]:
+    """The target of an edge, and the slot and op index of the op that names it."""
+    unchecked(key, tail, stored)
+    if len(tail) != _EDGE_TAIL.size:
+        raise corrupt(f"an edge of key {key!r} is cut short")
+    _, target, index, slot, op_index = _EDGE_TAIL.unpack(tail)
+    return Version(target, index), slot, op_index
 
 
 def pack_u64(value: int) -> bytes:

@@ -17,7 +17,17 @@ from typing import Any, Final, TypeAlias
 
 from ..core.entry import ID_BYTES, OpKind, Seal, Version
 from ..core.errors import LatticeError
-from ..core.rows import EntryRow, IdempotentRow, KeyState, LiveVersion, LogHead, LogKey, OpRow
+from ..core.rows import (
+    EdgeRow,
+    EntryRow,
+    ForkRow,
+    IdempotentRow,
+    KeyState,
+    LiveVersion,
+    LogHead,
+    LogKey,
+    OpRow,
+)
 from . import packing
 from .id_index import HEAD_BYTES, IdIndex
 from .leaf_log import LeafLog
@@ -50,6 +60,7 @@ _LAST_OP: Final = (
 _FIRST_OP: Final = "SELECT tail FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT 1"
 _OPS: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT ?"
 _EDGE: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail <= ? LIMIT 1"
+_EDGES: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
 _ENTRY_COLUMNS: Final = "SELECT slot, id, header, ops, origin FROM entries "
 _ENTRY: Final = _ENTRY_COLUMNS + "WHERE slot = ?"
 _SLOTS: Final = "SELECT slot FROM ids WHERE head = ?"
@@ -136,6 +147,10 @@ class SqliteReader:
             self._reading.execute("SELECT number, packed FROM leaf_groups ORDER BY number"),
             self._reading.execute("SELECT number, leaves FROM leaf_log ORDER BY number"),
         )
+        self._forks = {
+            self._logs[number]: packing.unpack_fork(self._logs[number], row)
+            for number, row in self._reading.execute("SELECT number, row FROM forks")
+        }
         self._ids = IdIndex(self._reading.execute("SELECT number, packed FROM fresh_ids ORDER BY number"))
         self._entry_count = int.from_bytes(self.meta(ENTRY_COUNT) or b"", "big")
 
@@ -222,6 +237,20 @@ class SqliteReader:
         packing.unchecked(key, *row)
         return True
 
+    def edges(self, key: bytes) -> list[EdgeRow]:
+        with self._lock:
+            rows = self._all(_EDGES, (key, bytes((packing.EDGE_TAG,)), bytes((packing.EDGE_TAG + 1,))))
+        found = []
+        for tail, data in rows:
+            target, slot, index = packing.unpack_edge(key, tail, data)
+            log = self._logs[packing.log_number_of(slot)]
+            found.append(EdgeRow(key, target, *log, packing.seq_of(slot), index))
+        return sorted(found)
+
+    def fork_rows(self) -> dict[LogKey, ForkRow]:
+        with self._lock:
+            return dict(self._forks)
+
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         with self._lock:
             return list(islice(self._history(key, limit), max(0, limit)))
@@ -273,11 +302,18 @@ class SqliteReader:
             for slot in sorted(slots.union(self._ids.fresh_slots(entry_id))):
                 row = self._one(_ENTRY, (slot,))
                 if row is None:
+                    if self._is_cut(slot):
+                        continue
                     raise corrupt(f"the entry in slot {slot} is gone, its id is not")
                 entry = self._entry_row(row)
                 if entry.id == entry_id:
                     return entry
         return None
+
+    def _is_cut(self, slot: int) -> bool:
+        """Whether a fork took this entry out: its id stays in the index, and leads nowhere."""
+        head = self._heads.get(self._logs[packing.log_number_of(slot)])
+        return head is not None and packing.seq_of(slot) >= head.frozen
 
     def entry_id_at(self, author: bytes, epoch: int, seq: int) -> bytes | None:
         row = self.entry(author, epoch, seq)

@@ -14,10 +14,13 @@ from ..core.errors import LatticeError
 
 # "LTTC", in the header of the file: tells our store from any other SQLite database.
 APPLICATION_ID: Final = 0x4C545443
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # Half of SQLite's usual alternative: keys and ids come in random order, and every page that a
 # commit touches is written whole.
 PAGE_BYTES: Final = 4096
+
+# The fork proof of a frozen log, by the log's number, with what freezing it took out.
+_FORKS: Final = "CREATE TABLE forks (number INTEGER PRIMARY KEY, row BLOB NOT NULL)"
 
 _TABLES: Final = (
     # Small named values: roots, clock, entry count.
@@ -38,6 +41,7 @@ _TABLES: Final = (
     "CREATE TABLE ids (head BLOB NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (head, slot)) WITHOUT ROWID",
     "CREATE TABLE fresh_ids (number INTEGER PRIMARY KEY, packed BLOB NOT NULL)",
     "CREATE TABLE seals (slot INTEGER PRIMARY KEY, seal BLOB NOT NULL)",
+    _FORKS,
     # All rows of a key side by side; the tail says what a row is (see packing.py).
     (
         "CREATE TABLE keys (key BLOB NOT NULL, tail BLOB NOT NULL, data BLOB NOT NULL,"
@@ -55,8 +59,13 @@ _TABLES: Final = (
 
 Migration = Callable[[sqlite3.Connection], None]
 
+
+def _add_forks(connection: sqlite3.Connection) -> None:
+    connection.execute(_FORKS)
+
+
 # The step that leads from the version that is the key to the next one.
-MIGRATIONS: Final[Mapping[int, Migration]] = {}
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _add_forks}
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import LatticeError
-from ..core.rows import Batch, LogHead, LogKey
+from ..core.rows import Batch, ForkRow, LogHead, LogKey
 from . import packing, schema, sqlite_errors
 from .id_index import IdChange
 from .leaf_log import LeafChange
@@ -51,6 +51,12 @@ _SEALS: Final = "INSERT OR REPLACE INTO seals VALUES "
 _LOGS: Final = "INSERT OR REPLACE INTO logs VALUES "
 _GROUPS: Final = "INSERT OR REPLACE INTO leaf_groups VALUES "
 _META: Final = "INSERT OR REPLACE INTO meta VALUES "
+_FORKS: Final = "INSERT OR REPLACE INTO forks VALUES "
+_CUT_ENTRIES: Final = "DELETE FROM entries WHERE slot >= ? AND slot <= ?"
+_CUT_SEALS: Final = "DELETE FROM seals WHERE slot >= ? AND slot <= ?"
+_CUT_OPS: Final = "DELETE FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
+_EDGES: Final = "SELECT tail FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
+_CUT_EDGE: Final = "DELETE FROM keys WHERE key = ? AND tail = ?"
 _IDEMPOTENT: Final = "INSERT OR REPLACE INTO idempotent VALUES "
 _PRUNE: Final = (
     "DELETE FROM idempotent WHERE key IN"
@@ -64,6 +70,7 @@ class _Work:
 
     numbers: dict[LogKey, int]
     heads: dict[LogKey, LogHead]
+    fork_rows: dict[LogKey, ForkRow] = field(default_factory=dict)
     entries: list[Sequence[Any]] = field(default_factory=list)
     keys: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     seals: list[Sequence[Any]] = field(default_factory=list)
@@ -71,6 +78,8 @@ class _Work:
     logs: list[Sequence[Any]] = field(default_factory=list)
     meta: list[Sequence[Any]] = field(default_factory=list)
     idempotent: list[Sequence[Any]] = field(default_factory=list)
+    cuts: list[tuple[int, int, Sequence[bytes]]] = field(default_factory=list)
+    forks: list[Sequence[Any]] = field(default_factory=list)
     leaves: LeafChange | None = None
     ids: IdChange | None = None
     entry_count: int = 0
@@ -198,9 +207,18 @@ class SqliteStore(SqliteReader):
         for row in batch.idempotent:
             work.idempotent.append((row.key, packing.pack_idempotent(row), row.expires_ms))
         work.leaves = self._leaves.plan(batch.buckets)
-        work.entry_count = self._entry_count + len(batch.entries)
+        removed = 0
+        for key, first in batch.cuts.items():
+            held = self._heads.get(key)
+            if held is not None and held.seq >= first:
+                removed += held.seq - first + 1
+                work.cuts.append((self._numbers[key], first, sorted(batch.cut_keys.get(key, ()))))
+        for key, fork in batch.forks.items():
+            work.forks.append((numbers[key], packing.pack_fork(fork)))
+        work.fork_rows = batch.forks
+        work.entry_count = self._entry_count + len(batch.entries) - removed
         meta = dict(batch.meta)
-        if batch.entries:
+        if batch.entries or removed:
             meta[ENTRY_COUNT] = work.entry_count.to_bytes(8, "big")
         work.meta = [(name, packing.checked(b"meta", name.encode(), value)) for name, value in meta.items()]
         for key, head in batch.logs.items():
@@ -215,7 +233,10 @@ class SqliteStore(SqliteReader):
     def _write(self, work: _Work) -> None:
         write = self._writing
         write.execute("BEGIN IMMEDIATE")
+        for number, first, keys in work.cuts:
+            self._cut(number, first, keys)
         self._insert(_LOGS, work.logs)
+        self._insert(_FORKS, work.forks)
         self._insert(_ENTRIES, work.entries)
         self._insert(_KEYS, work.keys)
         if work.seals_dropped:
@@ -235,6 +256,20 @@ class SqliteStore(SqliteReader):
         self._prune()
         self._insert(_META, work.meta)
         write.execute("COMMIT")
+
+    def _cut(self, number: int, first: int, keys: Sequence[bytes]) -> None:
+        """Delete a suffix of a log, its seals, and the ops and edges that these keys have of it."""
+        write = self._writing
+        slots = packing.slot_of(number, first), packing.slot_of(number, packing.SEQ_MAX)
+        write.execute(_CUT_ENTRIES, slots)
+        write.execute(_CUT_SEALS, slots)
+        for key in keys:
+            for tag in (packing.PUT_TAG, packing.OP_TAG):
+                write.execute(_CUT_OPS, (key, *packing.op_tails(tag, number, first)))
+            edges = (key, bytes((packing.EDGE_TAG,)), bytes((packing.EDGE_TAG + 1,)))
+            for (tail,) in write.execute(_EDGES, edges).fetchall():
+                if slots[0] <= packing.edge_slot(tail) <= slots[1]:
+                    write.execute(_CUT_EDGE, (key, tail))
 
     def _insert(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         for start in range(0, len(rows), _CHUNK_ROWS):
@@ -258,6 +293,7 @@ class SqliteStore(SqliteReader):
         self._numbers.update(work.numbers)
         self._heads.update(work.heads)
         self._entry_count = work.entry_count
+        self._forks.update(work.fork_rows)
         if work.leaves is not None:
             self._leaves.apply(work.leaves)
         if work.ids is not None:

@@ -12,6 +12,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from nacl.exceptions import BadSignatureError
@@ -64,6 +65,7 @@ class Ledger:
     logs: dict[LogKey, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     heads: dict[LogKey, LogHead] = field(default_factory=dict)
     seals: dict[LogKey, list[Seal]] = field(default_factory=dict)
+    proofs: dict[LogKey, bytes] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -76,6 +78,7 @@ class Ledger:
 def read_ledger(reader: Reader) -> Ledger:
     """All logs of a store. Entries that do not follow each other are simply not there."""
     ledger = Ledger(heads=reader.log_heads())
+    ledger.proofs = {log: row.proof for log, row in reader.fork_rows().items()}
     for log, head in ledger.heads.items():
         rows = reader.entries(log.author, log.epoch, 0, max(head.seq, 0), 2**62) if head.seq >= 0 else []
         ledger.logs[log] = [(row.header, row.ops) for row in rows]
@@ -117,7 +120,22 @@ def find_forgeries(network_id: bytes, ledger: Ledger) -> Iterator[str]:
             yield f"{name}: {len(entries)} entries stored, the head says {head.seq + 1}"
         seals = {seal.seq: seal for seal in ledger.seals[log]}
         yield from (f"{name}: {text}" for text in _find_chain_breaks(network_id, log, entries))
-        yield from (f"{name}: {text}" for text in _find_seal_faults(network_id, entries, seals))
+        continued = None
+        if head.frozen != _OPEN:
+            proof = ledger.proofs.get(log)
+            faults = (
+                ["it is frozen without a proof"]
+                if proof is None
+                else list(find_proof_faults(network_id, log, head.frozen, proof))
+            )
+            yield from (f"{name}: {text}" for text in faults)
+            if head.seq >= head.frozen:
+                yield f"{name}: it holds entries from where it is frozen"
+            if proof is not None and not faults:
+                continued = header_of(proof[4 : 4 + _HEADER.size]).prev
+                if head.seq == head.frozen - 1 and continued != head.id:
+                    yield f"{name}: its fork proof does not continue what is held"
+        yield from (f"{name}: {text}" for text in _find_seal_faults(network_id, entries, seals, continued))
         if entries and id_of(network_id, entries[-1][0]) != head.id:
             yield f"{name}: the head does not name the last entry"
 
@@ -136,23 +154,65 @@ def _find_chain_breaks(network_id: bytes, log: LogKey, entries: list[tuple[bytes
 
 
 def _find_seal_faults(
-    network_id: bytes, entries: list[tuple[bytes, bytes]], seals: dict[int, Seal]
+    network_id: bytes,
+    entries: list[tuple[bytes, bytes]],
+    seals: dict[int, Seal],
+    continued: bytes | None = None,
 ) -> Iterator[str]:
+    """`continued` is the id that a fork proof authenticates besides the seals."""
     for seq, (data, ops) in enumerate(entries):
-        must = seq % 64 == 63 or len(data) + len(ops) > 16 * 1024 or seq == len(entries) - 1
+        newest = seq == len(entries) - 1 and id_of(network_id, data) != continued
+        must = seq % 64 == 63 or len(data) + len(ops) > 16 * 1024 or newest
         seal = seals.get(seq)
         if seal is None:
             if must:
                 yield f"entry {seq} lacks the seal that it must have"
             continue
-        body = struct.pack(">32sQQ32s", seal.author, seal.epoch, seal.seq, seal.id)
-        signed = b"lattice/seal/v1\0" + network_id + body
-        try:
-            VerifyKey(seal.author).verify(signed, seal.signature)
-        except BadSignatureError:
+        if not _is_signed(network_id, seal):
             yield f"the seal of entry {seq} does not verify"
         if seal.id != id_of(network_id, data):
             yield f"the seal of entry {seq} names another entry"
+
+
+def _is_signed(network_id: bytes, seal: Seal) -> bool:
+    body = struct.pack(">32sQQ32s", seal.author, seal.epoch, seal.seq, seal.id)
+    try:
+        VerifyKey(seal.author).verify(b"lattice/seal/v1\0" + network_id + body, seal.signature)
+    except BadSignatureError:
+        return False
+    return True
+
+
+def find_proof_faults(network_id: bytes, log: LogKey, frozen: int, proof: bytes) -> Iterator[str]:
+    """What is wrong with a fork proof: two sealed runs of headers of one log that contradict each
+    other at `frozen`."""
+    runs: list[list[tuple[Header, bytes]]] = []
+    at = 0
+    for _ in range(2):
+        (count,) = struct.unpack_from(">I", proof, at)
+        at += 4
+        run = []
+        for _ in range(count):
+            data = proof[at : at + _HEADER.size]
+            run.append((header_of(data), id_of(network_id, data)))
+            at += _HEADER.size
+        author, epoch, seq, name, signature = struct.unpack_from(">32sQQ32s64s", proof, at)
+        at += 144
+        seal = Seal(author, epoch, seq, name, signature)
+        if (author, epoch) != log or not run or (seq, name) != (run[-1][0].seq, run[-1][1]):
+            yield "a side of its fork proof is sealed by another entry's seal"
+            return
+        if not _is_signed(network_id, seal):
+            yield "a seal of its fork proof does not verify"
+        for (below, name), (above, _) in pairwise(run):
+            if above.prev != name or above.seq != below.seq + 1 or below.seq % 64 == 63:
+                yield "a side of its fork proof is no run"
+        runs.append(run)
+    (one, one_id), (other, other_id) = runs[0][0], runs[1][0]
+    level = other.seq == one.seq and other_id != one_id
+    above_it = other.seq == one.seq + 1 and other.prev != one_id
+    if at != len(proof) or one.seq != frozen or not (level or above_it):
+        yield "its fork proof shows no fork where it is frozen"
 
 
 # Ops and state.

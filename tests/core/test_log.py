@@ -78,6 +78,11 @@ def verifications(monkeypatch: pytest.MonkeyPatch) -> list[Seal]:
     return done
 
 
+def frozen(result: Accepted) -> set[LogKey]:
+    """The logs that a message froze, or froze lower."""
+    return {cut.log for cut in result.cuts}
+
+
 # The rule.
 
 
@@ -86,7 +91,7 @@ def test_a_seal_takes_everything_below_it_in(held: Held, author: Author) -> None
     result = held.give(entries, author.seal(entries[-1]))
     assert [entry.id for entry in result.entries] == [entry.id for entry in entries]
     assert [row.id for row in result.rows] == [entry.id for entry in entries]
-    assert (result.refused, result.conflicts, result.duplicates, result.pending) == ({}, set(), 0, 0)
+    assert (result.refused, frozen(result), result.duplicates, result.pending) == ({}, set(), 0, 0)
     assert held.head(author.log()) == 9
     assert held.is_sound()
 
@@ -376,7 +381,8 @@ def test_a_waiting_branch_does_not_block_the_log(held: Held, author: Author) -> 
     held.give(branch[1:], author.seal(branch[-1]))
     held.give(entries[:1], author.seal(entries[0]))
     result = held.give(entries[1:], author.seal(entries[3]))
-    assert (held.head(author.log()), result.conflicts) == (3, {author.log()})
+    assert (held.head(author.log()), frozen(result)) == (0, {author.log()})
+    assert held.logs.heads.get(author.log()).frozen == 1
     assert held.is_sound()
 
 
@@ -451,12 +457,14 @@ def test_a_sealed_branch_of_a_held_log_is_a_conflict(held: Held, author: Author)
     held.give(entries, author.seal(entries[5]))
     branch = author.write(put(b"other"), after=entries[2])
     assert held.give([branch]).refused == {"unsealed": 1}
-    assert held.give([branch], forged(author.seal(branch))).conflicts == set()
+    assert frozen(held.give([branch], forged(author.seal(branch)))) == set()
     result = held.give([branch], author.seal(branch))
-    assert (result.conflicts, result.entries) == ({author.log()}, [])
+    assert (frozen(result), result.entries) == ({author.log()}, [])
+    assert (held.head(author.log()), held.logs.heads.get(author.log()).frozen) == (2, 3)
     above = author.write(put(b"more"), after=branch)
-    assert held.give([branch, above], author.seal(above)).conflicts == {author.log()}
-    assert held.head(author.log()) == 5
+    result = held.give([branch, above], author.seal(above))
+    assert (frozen(result), result.offered, result.refused) == (set(), {author.log()}, {"frozen": 2})
+    assert held.is_sound()
 
 
 def test_a_sealed_entry_that_does_not_continue_the_head_is_a_conflict(held: Held, author: Author) -> None:
@@ -464,8 +472,8 @@ def test_a_sealed_entry_that_does_not_continue_the_head_is_a_conflict(held: Held
     held.give(entries, author.seal(entries[2]))
     branch = author.write(put(b"other"), after=entries[1])
     above = author.write(put(b"more"), after=branch)
-    assert held.give([above]).conflicts == set()
-    assert held.give([above], author.seal(above)).conflicts == {author.log()}
+    assert frozen(held.give([above])) == set()
+    assert frozen(held.give([above], author.seal(above))) == {author.log()}
 
 
 def test_an_unsealed_63_between_a_header_and_its_seal_proves_nothing(held: Held, author: Author) -> None:
@@ -474,9 +482,9 @@ def test_an_unsealed_63_between_a_header_and_its_seal_proves_nothing(held: Held,
     branch = [author.write(put(b"b"), after=entries[59])]
     while branch[-1].header.seq < 66:
         branch.append(author.write(put(b"b"), after=branch[-1]))
-    assert held.give(branch, author.seal(branch[-1])).conflicts == set()
+    assert frozen(held.give(branch, author.seal(branch[-1]))) == set()
     sealed = [author.seal(entry) for entry in branch if entry.header.seq in (63, 66)]
-    assert held.give(branch, *sealed).conflicts == {author.log()}
+    assert frozen(held.give(branch, *sealed)) == {author.log()}
 
 
 def test_nothing_from_a_frozen_seq_on_is_taken(author: Author) -> None:
