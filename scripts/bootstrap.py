@@ -66,13 +66,10 @@ def prepare(venv: Path, *, development: bool) -> None:
     locks = [BUILD, RUNTIME, *([DEVELOPMENT] if development else [])]
     stamp = venv / f".lattice-{'dev' if development else 'run'}"
     wanted = fingerprint([*locks, "pyproject.toml"])
-    # An environment made for tests holds all that running takes.
-    whole = venv / ".lattice-dev", fingerprint([BUILD, RUNTIME, DEVELOPMENT, "pyproject.toml"])
     venv.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(venv.parent / f"{venv.name}.lock"):
         python = interpreter(venv)
-        made = any(path.is_file() and path.read_text() == text for path, text in ((stamp, wanted), whole))
-        if made and works(python):
+        if (is_stamped(stamp, wanted) or is_made_for_tests(venv)) and works(python):
             return
         if not works(python):
             create(venv)
@@ -80,6 +77,16 @@ def prepare(venv: Path, *, development: bool) -> None:
         if development:
             drop_old_trio_stubs(python)
         stamp.write_text(wanted)
+
+
+def is_stamped(stamp: Path, wanted: str) -> bool:
+    return stamp.is_file() and stamp.read_text() == wanted
+
+
+def is_made_for_tests(venv: Path) -> bool:
+    """An environment that holds what tests need holds all that running takes."""
+    stamp = venv / ".lattice-dev"
+    return stamp.is_file() and is_stamped(stamp, fingerprint([BUILD, RUNTIME, DEVELOPMENT, "pyproject.toml"]))
 
 
 def fingerprint(names: list[str]) -> str:

@@ -116,7 +116,7 @@ class Ledger:
 
     def take(self, message: Entries) -> list[Refusal]:
         """Accept what the rules allow; what they do not allow is no data, and comes back with a reason."""
-        arrived: dict[LogName, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        arrived: dict[LogName, dict[int, Entry]] = defaultdict(dict)
         refusals = []
         for header_bytes, ops_bytes in message.frames:
             try:
@@ -125,7 +125,10 @@ class Ledger:
                 log = (header_bytes[1:33], int.from_bytes(header_bytes[33:41], "big"))
                 refusals.append(Refusal(log, int.from_bytes(header_bytes[41:49], "big"), str(error)))
                 continue
-            arrived[entry.log][entry.header.seq].append(entry)
+            log_held = self.logs.get(entry.log, Log()).entries
+            if entry.header.seq < len(log_held) and log_held[entry.header.seq].id == entry.id:
+                continue  # a duplicate
+            arrived[entry.log].setdefault(entry.header.seq, entry)
         seals: dict[LogName, list[Seal]] = defaultdict(list)
         for seal in message.seals:
             seals[seal.author, seal.epoch].append(seal)
@@ -133,22 +136,17 @@ class Ledger:
             refusals += self._take_log(log, arrived[log], seals[log])
         return refusals
 
-    def _take_log(
-        self, name: LogName, arrived: Mapping[int, Sequence[Entry]], seals: Iterable[Seal]
-    ) -> list[Refusal]:
+    def _take_log(self, name: LogName, arrived: Mapping[int, Entry], seals: Iterable[Seal]) -> list[Refusal]:
         log = self.logs.get(name, Log())
-        fresh = {seq: entries for seq, entries in arrived.items() if log.height < seq < log.frozen}
+        fresh = {seq: entry for seq, entry in arrived.items() if log.height < seq < log.frozen}
         refusals = [
-            Refusal(name, seq, "another entry is held at this seq")
-            for seq, entries in arrived.items()
-            for entry in entries
-            if seq <= log.height and log.entries[seq].id != entry.id
+            Refusal(name, seq, "another entry is held at this seq") for seq in arrived if seq <= log.height
         ]
         if not fresh:
             return refusals
         if not is_good_key(name[0]):
             return [*refusals, Refusal(name, min(fresh), "the author's key is not a good key")]
-        run = _longest_run(log, fresh)
+        run = _run(log, fresh)
         valid = self._valid_seals(run, seals)
         walked = 0
         for entry in run:
@@ -269,20 +267,13 @@ class Ledger:
         return Entries(tuple(frames), tuple(seals))
 
 
-def _longest_run(log: Log, fresh: Mapping[int, Sequence[Entry]]) -> list[Entry]:
-    first = log.height + 1
-    last = first
-    while last in fresh:
-        last += 1
-    following: dict[bytes, list[Entry]] = {}  # by the id that it continues: the longest run from there
-    for seq in range(last - 1, first - 1, -1):
-        at_this_seq: dict[bytes, list[Entry]] = {}
-        for entry in fresh[seq]:
-            run = [entry, *following.get(entry.id, ())]
-            if len(run) > len(at_this_seq.get(entry.header.prev, ())):
-                at_this_seq[entry.header.prev] = run
-        following = at_this_seq
-    return following.get(log.entries[-1].id if log.entries else ZERO32, [])
+def _run(log: Log, fresh: Mapping[int, Entry]) -> list[Entry]:
+    run: list[Entry] = []
+    top = log.entries[-1].id if log.entries else ZERO32
+    while (entry := fresh.get(log.height + 1 + len(run))) is not None and entry.header.prev == top:
+        run.append(entry)
+        top = entry.id
+    return run
 
 
 def _applied(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int, Op]]:

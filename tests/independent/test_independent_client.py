@@ -10,7 +10,9 @@ import http.client
 import json
 import random
 import secrets
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +23,7 @@ from lattice.testing.cluster import LocalNode, make_nodes, roots_equal, running,
 from tests.independent.ledger import Author, Ledger, LogName
 from tests.independent.peer import (
     ANSWER,
+    EVERY_AUTHOR,
     HOLDS_ALL,
     LAST,
     LISTS,
@@ -52,6 +55,7 @@ from tests.independent.wire_format import (
     peer_id,
     public_key_of,
     read_body,
+    read_header,
     read_ticket,
     u8,
     u32,
@@ -395,20 +399,102 @@ def test_a_seal_that_must_be_there_stops_the_walk(nodes: Sequence[LocalNode], ti
     assert peer.ledger.logs[author.public_key, author.epoch].height == 69
 
 
-def test_a_stale_counter_and_a_false_answer_are_refused(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
+def refused(peer: Peer, request: bytes) -> bool:
+    """Whether the node refuses a request, with the one word that it has for all of them."""
+    status, answer = peer.post(request)
+    if status == 200:
+        peer.open(answer)
+        return False
+    assert (status, json.loads(answer)["code"]) == (400, "envelope")
+    return True
+
+
+def test_counters_are_used_once_and_within_their_window(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
+    peer = stranger(ticket, nodes[0])
+    peer.counter = 5_000
+    peer.sync()  # one request to nobody, one that is challenged, and the third proves the boot
+    assert peer.challenges_answered == 1
+    proof = 5_003
+
+    def used(counter: int) -> bool:
+        return refused(peer, peer.seal(REQUEST, peer.other, b"", counter=counter))
+
+    assert [used(proof), used(proof - 32), used(proof - 33), used(1)] == [True] * 4
+    assert [used(proof - 31), used(proof - 31), used(proof - 1)] == [False, True, False]
+    assert not used(9_000)
+    assert [used(9_000 - 1_024), used(9_000 - 1_023), used(9_000 - 1_023)] == [True, False, True]
+    peer.counter = 9_000
+    assert peer.sync().good
+
+
+def test_what_a_request_may_not_be(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
     peer = pulled(ticket, nodes[0])
     heads = make_body([Heads(1, 0, peer.ledger.roots())])
-    request = peer.seal(REQUEST, peer.other, heads)
-    status, answer = peer.post(request)
-    assert status == 200
-    assert [type(each) for each in read_body(peer.open(answer).body)] == [Heads]
-    status, problem = peer.post(request)
-    assert (status, json.loads(problem)["code"]) == (400, "envelope")
-    other = stranger(ticket, nodes[0])
+    hello = make_body([Hello("s")])
+    for what, request in {
+        "for another": peer.seal(REQUEST, peer.public_key, heads),
+        "for nobody, and not a Hello": peer.seal(REQUEST, ZERO32, heads),
+        "an answer": peer.seal(ANSWER, peer.other, heads),
+        "one-way": peer.seal(ONE_WAY, ZERO32, heads),
+        "65 messages": peer.seal(REQUEST, peer.other, (u8(99) + blob(b"")) * 65),
+        "a known one malformed": peer.seal(REQUEST, peer.other, heads + hello[:-1]),
+        "bytes left over in a message": peer.seal(REQUEST, peer.other, u8(4) + blob(u32(0) + b"x")),
+        "another key number": b"LTC1" + u32(9) + peer.seal(REQUEST, peer.other, heads)[8:],
+    }.items():
+        assert refused(peer, request), what
+    assert not refused(peer, peer.seal(REQUEST, ZERO32, hello))
+    assert not refused(peer, peer.seal(REQUEST, peer.other, (u8(99) + blob(b"?")) * 64))
+    greeted = peer.exchange([Heads(1, 0, peer.ledger.roots()), Hello("s")])
+    assert [type(each) for each in greeted] == [Hello, Heads]
+    assert isinstance(greeted[0], Hello)
+    assert greeted[0].challenge == ZERO32
+
+
+def test_an_answer_for_another_is_not_opened(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
+    peer = pulled(ticket, nodes[0])
+    status, answer = peer.post(peer.seal(REQUEST, peer.other, b""))
+    assert (status, peer.open(answer).body) == (200, b"")
     with pytest.raises(Refused):
-        other.open(answer)  # it is for another
-    with pytest.raises(Refused):
-        peer.open(flipped(answer, len(answer) - 1))
+        stranger(ticket, nodes[0]).open(answer)
+    for at in (0, 7, 20, 40, len(answer) - 1):
+        with pytest.raises(Refused):
+            peer.open(flipped(answer, at))
+
+
+def test_the_answer_waits_for_news(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
+    peer = pulled(ticket, nodes[0])
+    began = time.monotonic()
+    peer.ask([Heads(1, 0, peer.ledger.roots(), wait_ms=700)])
+    assert time.monotonic() - began >= 0.7
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(peer.ask, [Heads(2, 0, peer.ledger.roots(), wait_ms=20_000)])
+        put(nodes[0], "news", 1)
+        (heads,) = waiting.result(timeout=15)
+    assert isinstance(heads, Heads)
+    assert heads.roots.log_root != peer.ledger.log_root()
+    assert heads.flags == EVERY_AUTHOR
+
+
+def test_the_rest_of_a_message_is_judged_without_what_is_malformed(
+    nodes: Sequence[LocalNode], ticket: Ticket
+) -> None:
+    """A malformed entry, a bad seal beside a good one, a second entry of one seq: none spoils the log."""
+    peer = pulled(ticket, nodes[0])
+    author = Author(Ledger(ticket.network_id), peer.key)
+    for place in range(3):
+        author.write(make_op(PUT, f"rest/{place}", b"1"), seal=place == 2)
+    name = (author.public_key, author.epoch)
+    honest = author.ledger.page([Range(*name, 0, 2)])
+    (header, ops), (seal,) = honest.frames[1], honest.seals
+    rival = read_header(header)._replace(clock=7).encode()
+    message = Entries(
+        ((flipped(header, 100), ops), *honest.frames, (rival, ops)),
+        (seal, seal._replace(signature=flipped(seal.signature, 9)), seal._replace(seq=77)),
+    )
+    peer.ask([message])
+    peer.ledger.take(message)
+    assert peer.ledger.logs[name].height == 2
+    agrees(peer.ledger, nodes[0])
 
 
 def test_a_new_boot_is_challenged_again_and_nothing_is_done_before(

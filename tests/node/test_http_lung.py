@@ -27,10 +27,12 @@ def test_http_alone_replicates_from_the_first_second() -> None:
 
 
 def test_a_copied_directory_is_noticed_over_http_alone() -> None:
-    """No beats and no streams: requests show the two boots, and answers tell them."""
+    """No beats, no streams, and nobody whom one could call: requests show the two boots, and answers
+    tell them."""
 
     async def scenario(world: World) -> None:
-        n1, n2 = world.add_hosts(2, p2p=False)
+        n1, n2 = world.add_hosts(2, p2p=False, acquainted=False)
+        n1.knows_urls, n1.announces = [n2.url], False
         await world.start(n1, n2)
         await put(n1, "before the copy")
         assert await world.wait_converged(2) <= 2
@@ -43,6 +45,7 @@ def test_a_copied_directory_is_noticed_over_http_alone() -> None:
         assert not n2.running.alarms
         await world.crash(n1)
         twin = world.clone(n1)
+        twin.knows_urls, twin.announces = [n2.url], False
         await world.start(n1, twin)
         for host in (n2, n1, twin):
             await world.wait_until(

@@ -170,6 +170,12 @@ MUTANTS = (
         "            key.twin = True\n",
         "            key.twin = False\n",
     ),
+    Mutant(
+        "a boot that another has followed need not prove that it lives",
+        "node/courier.py",
+        "not self._freshness.is_known(sender, boot) or self._freshness.is_superseded(sender, boot)",
+        "not self._freshness.is_known(sender, boot)",
+    ),
 )
 
 
