@@ -32,7 +32,7 @@ from lattice.core.engine import (
 )
 from lattice.core.entry import Entry, OpKind, Seal, Version, encode_op, make_entry, make_seal
 from lattice.core.identity import NodeKey
-from lattice.core.messages import Entries, Message, decode_messages, encode_messages
+from lattice.core.messages import Entries, Message, Proof, decode_messages, encode_messages
 from lattice.core.reconcile import RoundResult, RoundServed
 from lattice.core.rows import Batch, LogKey
 from lattice.storage.memory import MemoryStore
@@ -133,7 +133,7 @@ class Replica:
 
     _tokens = count(1)
 
-    def __init__(self, number: int = 1, store: MemoryStore | None = None) -> None:
+    def __init__(self, number: int = 1, store: Any = None) -> None:
         self.key = node_key(number)
         self.store = store if store is not None else MemoryStore()
         self.engine = Engine(self.key, NETWORK, self.store)
@@ -185,8 +185,10 @@ class Replica:
     def put(self, key: bytes, value: bytes = b"1") -> Appended:
         return self.write(OpDraft(OpKind.PUT, key, value))
 
-    def take(self, entries: Entries, lung: str = "gossip", peer: bytes = b"p" * 32) -> list[Output]:
-        return self.run(Gossiped(next(self._tokens), peer, lung, entries))
+    def take(
+        self, entries: Entries, lung: str = "gossip", peer: bytes = b"p" * 32, *, proofs: Sequence[Proof] = ()
+    ) -> list[Output]:
+        return self.run(Gossiped(next(self._tokens), peer, lung, entries, tuple(proofs)))
 
     def value(self, key: bytes) -> list[bytes]:
         """The values of all live versions of a key, in the order of their versions."""

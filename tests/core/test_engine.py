@@ -27,6 +27,7 @@ from lattice.core.engine import (
     Judged,
     OpenRound,
     Publish,
+    PublishProof,
     Refused,
     Remember,
     Remembered,
@@ -692,16 +693,21 @@ def test_what_came_over_http_is_gossiped_on(node: Replica, lung: str) -> None:
     assert node.store.entry_count() == 5
 
 
-def test_a_fork_is_an_alarm(node: Replica) -> None:
+def test_a_fork_freezes_the_log_and_is_told_once(node: Replica) -> None:
     author = Author(5)
     entries = author.write_many(3)
     node.take(page(entries, [author.seal(entries[2])]))
     branch = author.write(put(b"other"), after=entries[0])
-    alarm = only(node.take(page([branch], [author.seal(branch)])), Alarm)
-    assert (alarm.code, alarm.subject) == ("fork", author.key.public_key)
+    outputs = node.take(page([branch], [author.seal(branch)]), peer=b"q" * 32)
+    fork = only(outputs, Frozen).fork
+    assert (fork.author, fork.frozen, fork.removed) == (author.key.public_key, 1, 2)
+    assert (fork.keys, fork.peer) == ((b"k/1", b"k/2"), b"q" * 32)
+    assert only(outputs, PublishProof).proof.payload == fork.proof
     again = node.take(page([branch], [author.seal(branch)]))
-    assert not [output for output in again if isinstance(output, Alarm)], "once is enough"
-    assert node.engine.heads[author.log()].id == entries[2].id
+    assert not [output for output in again if isinstance(output, Frozen | PublishProof)], "once is enough"
+    assert node.engine.heads[author.log()] == LogHead(0, entries[0].id, 1)
+    assert node.engine.roots.entry_count == node.store.entry_count() == 1
+    assert_sound(node)
 
 
 def test_entries_in_a_request_are_committed_before_it_is_answered(node: Replica) -> None:

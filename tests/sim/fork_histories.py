@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -19,11 +19,15 @@ from random import Random
 # As a script it stands outside every package, and some installed package is called tests.
 sys.path[:0] = [str(Path(__file__).resolve().parents[at]) + tail for at, tail in ((2, ""), (1, "/core"))]
 
+from core_kit import NETWORK, Author, Replica, altered, page, sync
+
 from lattice.core.engine import Frozen, Gossiped, Output, PublishProof, Served
 from lattice.core.entry import Entry, OpKind, Seal, Version, encode_op, make_entry
 from lattice.core.limits import FROZEN_NEVER
 from lattice.core.messages import Proof
 from lattice.core.rows import LogKey
+from lattice.storage.memory import MemoryStore
+from lattice.storage.port import Store
 from lattice.testing.reference import (
     compute_log_root,
     compute_state,
@@ -31,7 +35,6 @@ from lattice.testing.reference import (
     find_forgeries,
     read_ledger,
 )
-from core_kit import NETWORK, Author, Replica, altered, page, sync
 
 KEYS = (b"a", b"b", b"c")
 ROUNDS_MAX = 12
@@ -181,12 +184,12 @@ class World:
             assert replica.engine.roots.entry_count == replica.store.entry_count() == ledger.size
 
 
-def play(seed: int) -> Counter[str]:
+def play(seed: int, make_store: Callable[[], Store] = MemoryStore) -> Counter[str]:
     """One history, to quiet. Raises AssertionError when the replicas do not end equal and sound."""
     rng = Random(seed)
     history = draw_history(rng)
     world = World(rng, history)
-    world.replicas = [Replica(number) for number in range(1, rng.randint(3, 5))]
+    world.replicas = [Replica(number, make_store()) for number in range(1, rng.randint(3, 5))]
     for number, replica in enumerate(world.replicas):
         if rng.random() < 0.5:
             replica.put(rng.choice(KEYS), b"own %d" % number)
@@ -200,11 +203,11 @@ def play(seed: int) -> Counter[str]:
         proofs = [world.hostile_proof()] if rng.random() < 0.15 else []
         world.deliver(replica, *world.slice(), proofs)
         world.seen["messages"] += 1
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and isinstance(replica.store, MemoryStore):
             world.replicas[world.replicas.index(replica)] = replica.restarted()
             world.seen["restarts"] += 1
     for _ in range(rng.randrange(3)):  # newcomers, each of whom reaches one node only: a line
-        world.replicas.append(Replica(len(world.replicas) + 10))
+        world.replicas.append(Replica(len(world.replicas) + 10, make_store()))
         world.seen["newcomers"] += 1
     rounds = 0
     while not world.equal():
