@@ -44,7 +44,8 @@ class SyncedWith:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`GET /api/lattice/p2p/status`. Roots are hex, times seconds, `peer_count` peers heard over P2P."""
+    """`GET /api/lattice/p2p/status`. Roots are hex, times seconds, `peer_count` peers heard over P2P;
+    `forks` logs that are frozen (see `GET forks`)."""
 
     success: bool
     enabled: bool
@@ -75,6 +76,7 @@ class Status:
     version: str
     entry_count: int
     state_size: int
+    forks: int
     uptime_s: float
     alarms: list[str]
     warnings: list[str]
@@ -208,6 +210,35 @@ class Head:
     seq: int
     id: str
     frozen: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A log with two branches, frozen at the seq `frozen`, and what that took out here.
+
+    `removed` counts the entries that left the state of this node, `keys` are those whose winner
+    changed (at most 256). `peer` and `lung` brought the evidence, null and `local` for ourselves.
+    `proof` is the proof in hex, as in docs/reference/wire.md: anybody can verify it offline.
+    """
+
+    author: str
+    epoch: str
+    frozen: int
+    removed: int
+    keys: list[str]
+    peer: str | None
+    lung: str
+    at: str
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forks:
+    """`GET /api/lattice/forks`: the frozen logs, by author and epoch."""
+
+    success: bool
+    forks: list[Fork]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

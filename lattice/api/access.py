@@ -50,6 +50,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("GET", f"{API}/p2p/status", RouteClass.OPERATOR, status=True),
     Rule("GET", f"{API}/p2p/identity", RouteClass.OPERATOR),
     Rule("GET", f"{API}/nodes", RouteClass.OPERATOR),
+    Rule("GET", f"{API}/forks", RouteClass.OPERATOR),
     Rule("GET", f"{API}/peers", RouteClass.OPERATOR),
     Rule("POST", f"{API}/peers", RouteClass.OPERATOR),
     Rule("DELETE", f"{API}/peers/{_KEY}", RouteClass.OPERATOR),

@@ -19,9 +19,9 @@ from ..core.draft import Appended
 from ..core.errors import LatticeError
 from ..core.identity import peer_id_of
 from ..core.limits import AMOUNT_MAX, FROZEN_NEVER
-from ..core.rows import LiveVersion
+from ..core.rows import ForkRow, LiveVersion
 from ..node.facade import KeyView, LedgerView, NodeFacade
-from ..schemas import Head, Key, LedgerState, LungStatus, Sibling, Status, Written
+from ..schemas import Fork, Head, Key, LedgerState, LungStatus, Sibling, Status, Written
 from .values import is_readable
 
 UNREADABLE = "unreadable_value"
@@ -101,7 +101,6 @@ def written(done: Appended) -> Written:
 
 
 def ledger_state(view: LedgerView, page: Sequence[Key] | None, after: str | None) -> LedgerState:
-    moment = datetime.fromtimestamp(view.timestamp_ms // 1000, UTC)
     heads = [
         Head(
             peer_id_of(log.author),
@@ -119,12 +118,32 @@ def ledger_state(view: LedgerView, page: Sequence[Key] | None, after: str | None
         state_size=view.state_size,
         entry_count=view.entry_count,
         heads=heads,
-        timestamp=f"{moment:%Y-%m-%dT%H:%M:%S}.{view.timestamp_ms % 1000:03d}Z",
+        timestamp=_timestamp(view.timestamp_ms),
         timestamp_ms=view.timestamp_ms,
         signature=view.signature.hex(),
         signed=True,
         state=list(page) if page is not None else None,
         next=after,
+    )
+
+
+def _timestamp(ms: int) -> str:
+    """RFC 3339 with milliseconds."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def fork_shown(row: ForkRow) -> Fork:
+    """A frozen log as the API shows it."""
+    return Fork(
+        author=peer_id_of(row.author),
+        epoch=f"{row.epoch:016x}",
+        frozen=row.frozen,
+        removed=row.removed,
+        keys=[key.decode("utf-8", "replace") for key in row.keys],
+        peer=peer_id_of(row.peer) if row.peer else None,
+        lung=row.lung,
+        at=_timestamp(row.at_ms),
+        proof=row.proof.hex(),
     )
 
 

@@ -105,6 +105,10 @@ def _add_remote(commands: argparse._SubParsersAction[_Parser]) -> None:
     add.add_argument("action", nargs="?", choices=("add", "forget"), help="nothing lists them")
     add.add_argument("address", nargs="?", metavar="ADDRESS", help="a multiaddr, a base URL or a peer id")
     _reading(add)
+    add = _command(
+        commands, "forks", "list the logs with two branches, and what freezing them took out", _forks
+    )
+    _reading(add)
     add = _command(commands, "events", "show what happens at the node, until Ctrl-C", _events)
     add.add_argument("--prefix", default="", help="of entries, only those that touch such a key")
     add.add_argument(
@@ -253,6 +257,12 @@ def _peers(args: argparse.Namespace) -> int:
     from .remote import peers
 
     return peers(args)
+
+
+def _forks(args: argparse.Namespace) -> int:
+    from .remote import forks
+
+    return forks(args)
 
 
 def _events(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands that ask a running node about itself: id, status, peers, switch.
+"""The commands that ask a running node about itself: id, status, peers, forks, switch.
 
 Separate from those that work on this machine's files, which need far more of the program.
 """
@@ -11,7 +11,7 @@ from ..client import calls
 from ..core.errors import LatticeError
 from ..schemas import Identity
 from .reach import connect, load_settings
-from .text import peers_text, say, say_json, status_text, warn
+from .text import forks_text, peers_text, say, say_json, status_text, warn
 
 
 def status(args: argparse.Namespace) -> int:
@@ -43,6 +43,18 @@ def peers(args: argparse.Namespace) -> int:
         say(peers_text(found.peers))
     else:
         say("No other node is known; `lattice invite` prints a ticket for one.")
+    return 0
+
+
+def forks(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        found = client.send(calls.forks())
+    if args.json:
+        say_json(found)
+    elif found.forks:
+        say(forks_text(found.forks))
+    else:
+        say("No log is forked.")
     return 0
 
 

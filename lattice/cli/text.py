@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from ..schemas import LungStatus, PeerStatus, Status, headline
+from ..schemas import Fork, LungStatus, PeerStatus, Status, headline
 
 
 def say(text: str) -> None:
@@ -55,6 +55,11 @@ def status_text(status: Status) -> str:
         (
             "Ledger",
             f"{_count(status.entry_count, 'entry', 'entries')}, {_count(status.state_size, 'key', 'keys')}",
+        ),
+        *(
+            [("Forks", f"{_count(status.forks, 'log', 'logs')} frozen (`lattice forks`)")]
+            if status.forks
+            else []
         ),
         ("State root", status.merkle_root),
         ("Log root", status.log_root),
@@ -114,6 +119,19 @@ def peers_text(peers: Sequence[PeerStatus]) -> str:
         for peer in peers
     ]
     return table([head, *rows])
+
+
+def forks_text(forks: Sequence[Fork]) -> str:
+    """Some lines a fork: whose log, from where it is frozen, what left the state."""
+    lines = []
+    for fork in forks:
+        lines.append(f"{fork.author} epoch {fork.epoch} is frozen at seq {fork.frozen} (since {fork.at})")
+        by = f"by {fork.peer}" if fork.peer else "here"
+        lines.append(
+            f"  shown {by} over {fork.lung}; {_count(fork.removed, 'entry', 'entries')} left the state"
+        )
+        lines += [f"  another winner: {printable(key)}" for key in fork.keys]
+    return "\n".join(lines)
 
 
 def _lung(lung: LungStatus) -> str:

@@ -16,6 +16,7 @@ import orjson
 
 from ..core.errors import CODES, LatticeError
 from ..schemas import (
+    Forks,
     Health,
     Identity,
     Key,
@@ -99,6 +100,10 @@ def identity() -> Call[Identity]:
 
 def nodes() -> Call[Nodes]:
     return Call("GET", f"{_API}/nodes", Nodes)
+
+
+def forks() -> Call[Forks]:
+    return Call("GET", f"{_API}/forks", Forks)
 
 
 def peers() -> Call[KnownPeers]:

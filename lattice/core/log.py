@@ -263,7 +263,9 @@ class Logs:
             batch.cuts[key] = seq
             for held in range(seq, head.seq + 1):
                 self._overlay.pop((key, held), None)
-        for waiting in [held for held in self._pending.of(key) if held >= seq]:
+        # All of it: what waits below has been compared, and is fetched again from whoever holds it. Two
+        # nodes that kept it would each lower the other's F by one, exchange after exchange.
+        for waiting in list(self._pending.of(key)):
             self._pending.discard(key, waiting)
         self._newest.pop(key, None)
         after = LogHead(min(head.seq, seq - 1), name, seq)

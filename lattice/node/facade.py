@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.draft import Appended, Condition, OpDraft
-from ..core.rows import LiveVersion, LogHead, LogKey
+from ..core.rows import ForkRow, LiveVersion, LogHead, LogKey
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from .bus import Bus
 from .measures import Measures
@@ -105,6 +105,10 @@ class NodeFacade(Protocol):
 
     def node_urls(self) -> list[str]:
         """The base URLs of the known peers."""
+        ...
+
+    def forks(self) -> list[ForkRow]:
+        """The frozen logs with their proofs, by author and epoch; committed rows only."""
         ...
 
     def known_peers(self) -> list[KnownPeer]: ...

@@ -349,6 +349,9 @@ class Node:
 
     # Known peers, changed while the node runs.
 
+    def forks(self) -> list[ForkRow]:
+        return [row for _, row in sorted(self._store.fork_rows().items())]
+
     def known_peers(self) -> list[KnownPeer]:
         return known_peers(self.registry, self.heartbeat.view())
 

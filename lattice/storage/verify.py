@@ -14,6 +14,7 @@ from typing import Final
 
 from ..core.entry import ZERO_ID, Entry, OpKind, Seal, must_be_sealed, parse_entry, seal_verifies
 from ..core.errors import LatticeError, MalformedError
+from ..core.forks import proof_verifies, unpack_fork_proof
 from ..core.heads import log_root
 from ..core.limits import FROZEN_NEVER, MIB
 from ..core.merkle import MerkleMap
@@ -110,6 +111,7 @@ def _verify_log(
 ) -> None:
     previous = ZERO_ID
     seq = 0
+    continued = _verify_fork(reader, network_id, log, head, found)
     while seq <= head.seq:
         try:
             rows = reader.entries(*log, seq, head.seq, _READ_BYTES)
@@ -125,8 +127,8 @@ def _verify_log(
             if entry is None or row.seq != seq:
                 found.add(f"{_name(log)}: entry {seq} does not verify", log=log, seq=seq)
                 return
-            # The newest entry of an open log is sealed; that of a frozen one by its fork proof.
-            newest = seq == head.seq and head.frozen == FROZEN_NEVER
+            # The newest entry is sealed, or just below a fork and authenticated by its proof.
+            newest = seq == head.seq and entry.id != continued
             _verify_seal(network_id, entry, seals.get(seq), newest, found)
             if not _is_indexed(reader, row):
                 found.add(f"{_name(log)}: entry {seq} is not found by its id", log=log, seq=seq)
@@ -140,6 +142,30 @@ def _verify_log(
         found.add(f"{_name(log)}: its head is not the id of entry {head.seq}", log=log, seq=head.seq)
     elif head.frozen == FROZEN_NEVER:
         _verify_end(reader, log, head, found)
+
+
+def _verify_fork(
+    reader: Reader, network_id: bytes, log: LogKey, head: LogHead, found: Verification
+) -> bytes | None:
+    """Verify the fork proof of a frozen log; the id that it continues, None where there is none."""
+    row = reader.fork_rows().get(log)
+    if row is None or head.frozen == FROZEN_NEVER:
+        if row is not None or head.frozen != FROZEN_NEVER:
+            what = "a fork proof and is open" if row is not None else "no fork proof and is frozen"
+            found.add(f"{_name(log)}: it has {what}", log=log)
+        return None
+    try:
+        proof = unpack_fork_proof(network_id, row.proof)
+    except MalformedError as error:
+        found.add(f"{_name(log)}: its fork proof is malformed: {error.message}", log=log)
+        return None
+    if (proof.log, proof.seq) != (log, head.frozen) or not proof_verifies(network_id, proof):
+        found.add(f"{_name(log)}: its fork proof does not show a fork at {head.frozen}", log=log)
+        return None
+    if head.seq >= head.frozen or (head.seq == head.frozen - 1 >= 0 and proof.continues != head.id):
+        found.add(f"{_name(log)}: its fork proof does not continue what is held", log=log, seq=head.seq)
+        return None
+    return proof.continues
 
 
 def _is_indexed(reader: Reader, row: EntryRow) -> bool:

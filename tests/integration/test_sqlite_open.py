@@ -141,6 +141,7 @@ def test_a_migration_that_fails_leaves_the_old_store(tmp_path: Path) -> None:
 
     connection = sqlite3.connect(tmp_path / "old", isolation_level=None)
     schema.create_tables(connection)
+    connection.execute("PRAGMA user_version = 1")
     with pytest.raises(LatticeError, match="no way to format 3") as refused:
         schema.migrate(connection, 1, {1: second}, 3)
     assert refused.value.code == "store_corrupt"
@@ -352,3 +353,20 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(LatticeError, match=STORE_FILE) as refused:
         open_store(tmp_path / "data", NETWORK)
     assert refused.value.code == "store_failed"
+
+
+def test_a_store_of_format_1_gains_the_table_of_forks(tmp_path: Path) -> None:
+    """A store of before there were forks opens, and holds none."""
+    open_store(tmp_path / "data", NETWORK).close()
+    path = tmp_path / "data" / STORE_FILE
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("DROP TABLE forks")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = open_store(tmp_path / "data", NETWORK)
+    assert store.fork_rows() == {}
+    store.close()
+    connection = sqlite3.connect(path)
+    assert schema.schema_version(connection) == schema.SCHEMA_VERSION
+    assert connection.execute("SELECT count(*) FROM forks").fetchone() == (0,)
+    connection.close()

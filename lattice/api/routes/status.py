@@ -15,9 +15,9 @@ from starlette.responses import Response as PlainResponse
 from ...core.errors import LatticeError
 from ...core.limits import KEY_BYTES_MAX, PAGE_KEYS_MAX
 from ...node.facade import LedgerView, NodeFacade
-from ...schemas import Identity, Key, LedgerState, Nodes, Status, SwitchAnswer, headline
+from ...schemas import Forks, Identity, Key, LedgerState, Nodes, Status, SwitchAnswer, headline
 from ..access import API
-from ..answers import answer, ledger_state, reduced
+from ..answers import answer, fork_shown, ledger_state, reduced
 from ..guards import is_operator
 from ..openapi import IF_NONE_MATCH, PROBLEMS
 from ..paging import key_page
@@ -27,7 +27,7 @@ _PAGE_TRIES = 3
 
 
 def status_routes(node: NodeFacade) -> APIRouter:
-    """`p2p/status`, `p2p/identity`, `nodes`, `state` and `sync/switch` over this node."""
+    """`p2p/status`, `p2p/identity`, `nodes`, `forks`, `state` and `sync/switch` over this node."""
     router = APIRouter(prefix=API, tags=["node"], responses=PROBLEMS)
 
     @router.get("/p2p/status", response_model=Status, summary="Both lungs, peers, roots, alarms")
@@ -45,6 +45,11 @@ def status_routes(node: NodeFacade) -> APIRouter:
     async def get_nodes() -> Response:
         urls = node.node_urls()
         return answer(Nodes(True, urls, len(urls)))
+
+    @router.get("/forks", response_model=Forks, summary="Logs with two branches, and their proofs")
+    async def get_forks() -> Response:
+        found = [fork_shown(row) for row in node.forks()]
+        return answer(Forks(True, found, len(found)))
 
     @router.get(
         "/state",

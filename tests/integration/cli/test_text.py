@@ -43,6 +43,7 @@ STATUS = Status(
     version="0.1.0",
     entry_count=7,
     state_size=5,
+    forks=0,
     uptime_s=3700.0,
     alarms=[],
     warnings=[],

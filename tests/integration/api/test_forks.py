@@ -1,0 +1,72 @@
+"""Forks as an operator sees them: the route, the status, the alarm, the event, the command line."""
+
+from __future__ import annotations
+
+import json
+
+from lattice.api.access import Access
+from lattice.api.app import create_app
+from lattice.cli.text import forks_text
+from lattice.client import calls
+from lattice.core.engine import Gossiped
+from lattice.core.entry import Entry, OpKind, encode_op, make_entry, make_seal
+from lattice.core.forks import proof_verifies, unpack_fork_proof
+from lattice.core.identity import NodeKey, peer_id_of
+from lattice.core.messages import Entries
+from lattice.node.node import Node
+from tests.integration.api.api_kit import LOOPBACK, Lines, in_process, running_node
+
+AUTHOR = NodeKey(b"\x07" * 32)
+
+
+def write(node: Node, seq: int, prev: bytes, key: bytes) -> Entry:
+    return make_entry(
+        node.network_id, author=AUTHOR.public_key, epoch=9, seq=seq, prev=prev, clock=1,
+        ops=[encode_op(OpKind.PUT, key, value=b"1")],
+    )  # fmt: skip
+
+
+async def give(node: Node, number: int, *entries: Entry) -> None:
+    seal = make_seal(AUTHOR, node.network_id, entries[-1].header, entries[-1].id)
+    message = Entries(tuple((entry.header_bytes, entry.ops) for entry in entries), (seal,))
+    await node.driver.ask(lambda token: Gossiped(token, b"q" * 32, "gossip", message))
+
+
+async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies() -> None:
+    lines = Lines()
+    async with running_node(lines=lines) as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
+        empty = await api.get("/api/lattice/forks")
+        assert empty.json() == {"success": True, "forks": [], "count": 0}
+        first = write(node, 0, bytes(32), b"stays")
+        one, two = write(node, 1, first.id, b"lost"), write(node, 1, first.id, b"other")
+        await give(node, 1, first, one)
+        assert (await api.get("/api/lattice/keys/lost")).status_code == 200
+        await give(node, 2, two)
+
+        answer = await api.get("/api/lattice/forks")
+        found = calls.forks().read(answer.status_code, answer.content)
+        assert found.count == 1
+        fork = found.forks[0]
+        assert (fork.author, fork.epoch, fork.frozen) == (AUTHOR.peer_id, f"{9:016x}", 1)
+        assert (fork.removed, fork.keys, fork.lung) == (1, ["lost"], "gossip")
+        assert fork.peer == peer_id_of(b"q" * 32)
+        proof = unpack_fork_proof(node.network_id, bytes.fromhex(fork.proof))
+        assert proof_verifies(node.network_id, proof)
+        assert {proof.one.headers[0].id, proof.other.headers[0].id} == {one.id, two.id}
+        assert proof.continues == first.id
+
+        for key, status in (("stays", 200), ("lost", 404), ("other", 404)):
+            assert (await api.get(f"/api/lattice/keys/{key}")).status_code == status
+        shown = (await api.get("/api/lattice/p2p/status")).json()
+        assert shown["forks"] == 1
+        assert any("frozen at seq 1" in alarm and "lost" in alarm for alarm in shown["alarms"])
+        heads = (await api.get("/api/lattice/state")).json()["heads"]
+        assert [(head["seq"], head["frozen"]) for head in heads] == [(0, 1)]
+        assert [tag for _, tag, text, _ in lines.said if "frozen at seq 1" in text] == ["ALERT"]
+        start = node.bus.id_of(0)
+        events = await api.get(f"/api/lattice/events?follow=false&type=alarm&after={start}")
+        assert any("frozen at seq 1" in line for line in events.text.splitlines())
+        told = forks_text(found.forks)
+        assert f"{AUTHOR.peer_id} epoch {9:016x} is frozen at seq 1" in told
+        assert "another winner: lost" in told
+        assert json.loads(answer.content)["success"] is True
