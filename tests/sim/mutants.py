@@ -63,8 +63,8 @@ MUTANTS = (
     Mutant(
         "rounds pull and never push",
         "core/reconcile.py",
-        "            page = self.page(asked)\n            if page is not None:\n",
-        "            page = self.page(())\n            if page is not None:\n",
+        "            out = self._serve(asked, proofs)\n            if missing",
+        "            out = self._serve((), proofs)\n            if missing",
     ),
     Mutant(
         "a delete ends whatever is live here",
