@@ -410,6 +410,9 @@ class Monitor:
         self._polled = {peer: r for peer, r in self._records.items() if self._carried_by_http(r)}
         stopped = tuple(sorted(before.keys() - self._polled.keys()))
         if stopped:
+            # Nobody will report on what is cancelled: the next poll must not wait for it.
+            for peer in stopped:
+                self._polls.forget(peer)
             self._voice.emit(PollsStopped(stopped))
         if len(before) != len(self._polled):
             self._voice.say("HTTP_SYNC", Sentence.MONITORING, count=len(self._polled))

@@ -125,7 +125,8 @@ class Polls:
         ]
 
     def forget(self, peer: str) -> None:
-        """The peer is gone: its poll decides nothing, unless it was the last of its round."""
+        """The peer is gone or polled no more: its poll decides nothing, and a round that had no other
+        ends undecided."""
         if peer in self._under_way:
             round_no, _ = self._under_way.pop(peer)
             current = self._rounds.get(round_no)

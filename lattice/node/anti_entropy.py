@@ -191,7 +191,8 @@ class AntiEntropy:
 
     def stop_polls(self, keys: tuple[str, ...]) -> None:
         for key in keys:
-            session = self._sessions.get(key)
+            # Out of the table at once: an order that comes before the task has ended begins anew.
+            session = self._sessions.pop(key, None)
             if session is not None:
                 session.scope.cancel()
 

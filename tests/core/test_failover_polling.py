@@ -72,6 +72,21 @@ def test_rounds_come_every_ten_seconds_with_three_polls() -> None:
     assert all(len(polled) == 3 for _, polled in network.rounds())
 
 
+def test_a_poll_that_was_stopped_is_not_waited_for() -> None:
+    """Its report never comes: for 40 s the peer would count as polled, and nobody would poll it."""
+    network = Network(1, p2p=True, policy="http")
+    network.run(0, 0, report=False)
+    stopped = network.monitor.handle(ev.PolicySet(ev.Policy.P2P, 0.5))
+    assert ev.PollsStopped(("peer0",)) in [*stopped, *network.monitor.handle(ev.Tick(0.6))]
+    assert ev.PollDue("peer0") in network.monitor.handle(ev.PolicySet(ev.Policy.HTTP, 1.0))
+    network.monitor.handle(ev.PollEnded("peer0", 1.5, answered=True, good=True))
+    network.answering = set(network.peers)
+    network.run(2, 60)
+    assert [t for t, _ in network.polled_at] == [0, 11, 21, 31, 41, 51]
+    (peer,) = network.monitor.view(60.0).peers
+    assert peer.lungs["http"].last_error is None
+
+
 def test_up_to_three_peers_are_all_polled_in_every_round() -> None:
     network = Network(3)
     network.answering = set(network.peers)

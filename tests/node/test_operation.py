@@ -174,6 +174,25 @@ def test_a_lost_tail_comes_home_and_is_no_fork() -> None:
     play(scenario)
 
 
+def test_quick_switches_leave_one_running_poll() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, p2p=False, acquainted=False)
+        # Nobody can poll n1: everything goes through its own polls.
+        n1.knows_urls, n1.announces = [n2.url], False
+        await world.start(n1, n2)
+        await trio.sleep(5)
+        for policy in ("http", "p2p", "http", "p2p", "auto", "p2p", "http"):
+            await n1.running.switch(policy)
+        for number in range(3):
+            await put(n1, f"key/{number}")
+            assert await until_known(world, n2, f"key/{number}", 2) <= 1.2
+            await trio.sleep(3)
+        counters = n1.running.anti_entropy_counters
+        assert sum(count for name, count in counters.items() if name.startswith("rounds_http")) <= 6
+
+    play(scenario)
+
+
 def test_a_copied_directory() -> None:
     """Two live processes under one key: no conflict, nothing lost, and a third node raises the alarm."""
 

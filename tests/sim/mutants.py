@@ -176,6 +176,12 @@ MUTANTS = (
         "not self._freshness.is_known(sender, boot) or self._freshness.is_superseded(sender, boot)",
         "not self._freshness.is_known(sender, boot)",
     ),
+    Mutant(
+        "a poll that was stopped is waited for",
+        "core/failover.py",
+        "                self._polls.forget(peer)\n            self._voice",
+        "                pass\n            self._voice",
+    ),
 )
 
 
