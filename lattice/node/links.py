@@ -20,7 +20,7 @@ from ..core.membership import Acceptance, Verdict, choose_direct
 from ..core.messages import Beat, BeatFlag, Hello
 from ..transport.port import P2PLung, PeerLink, TransportError
 from .anti_entropy import AntiEntropy, RoundFailed
-from .courier import Answered, Courier
+from .courier import Answered, Carry, Courier
 from .heartbeat import Heartbeat
 from .ports import Log
 
@@ -42,6 +42,7 @@ class Session:
     listed: bool = False
     busy_until: float = 0.0
     round_running: bool = False
+    padded_waits: bool = False  # a padded round was ordered while another ran
     wake: trio.Event = field(default_factory=trio.Event)
 
 
@@ -202,17 +203,31 @@ class Links:
         if self.heartbeat.view().policy is Policy.HTTP:
             return
         for session in self._sessions.values():
-            if session.peer_id == peer_id and not session.round_running and not session.link.closed:
+            if session.peer_id != peer_id or session.link.closed:
+                continue
+            if session.round_running:
+                # A return to P2P waits for a padded round, and the next order of one is half a minute off.
+                session.padded_waits |= padded
+            else:
                 session.round_running = True
-                self.nursery.start_soon(self._round, session, padded)
+                self.nursery.start_soon(self._rounds, session, padded)
 
-    async def _round(self, session: Session, padded: bool) -> None:
+    async def _rounds(self, session: Session, padded: bool) -> None:
+        """One round, and a padded one after it if that was ordered meanwhile."""
+        carry = session.link.exchange
         try:
-            await self._anti_entropy.run_round(session.peer_id, "p2p", session.link.exchange, padded=padded)
-        except RoundFailed as error:
-            self._log.debug("SYNC", "P2P round failed", peer=session.peer_id, reason=error.reason)
+            await self._round(session.peer_id, carry, padded)
+            if session.padded_waits and not session.link.closed:
+                session.padded_waits = False
+                await self._round(session.peer_id, carry, True)
         finally:
             session.round_running = False
+
+    async def _round(self, peer_id: str, carry: Carry, padded: bool) -> None:
+        try:
+            await self._anti_entropy.run_round(peer_id, "p2p", carry, padded=padded)
+        except RoundFailed as error:
+            self._log.debug("SYNC", "P2P round failed", peer=peer_id, reason=error.reason)
 
     async def probe(self, peer_id: str) -> None:
         """A probe of the P2P lung: a Hello over the link, if there is one."""

@@ -231,6 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--stop", action="store_true", help="end at the first that fails")
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     failed = []
@@ -238,8 +239,12 @@ def main() -> int:
     for seed in range(arguments.first, arguments.first + arguments.count):
         try:
             total += play(seed)
-        except AssertionError as error:
+        except Exception as error:
+            if arguments.count == 1 and not arguments.stop:
+                raise
             failed.append(seed)
+            if arguments.stop:
+                break
             print(f"seed {seed}: {error}  (replay: --first {seed} --count 1)", flush=True)
     for name, count in sorted(total.items()):
         print(f"{name:>20} {count}")

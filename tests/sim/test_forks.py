@@ -20,9 +20,13 @@ pytestmark = pytest.mark.slow
 LEAST = {"branches": 600, "frozen": 150, "forged seals": 100, "hostile proofs": 100, "newcomers": 150}
 
 
+# What once failed: two nodes whose waiting entries lowered each other's F by one in every round.
+KEPT = (6272,)
+
+
 def test_forked_histories_end_equal_everywhere() -> None:
     total: Counter[str] = Counter()
-    for seed in range(250):
+    for seed in (*range(250), *KEPT):
         try:
             total += play(seed)
         except AssertionError as error:
