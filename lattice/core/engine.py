@@ -277,6 +277,11 @@ class Engine:
         """The committed heads; treat as read-only."""
         return self._heads
 
+    def tree_path(self, bucket: int) -> tuple[bytes, list[bytes]]:
+        """A bucket of the state tree and its path, as of the last `settle`: during a commit they lead
+        to a root that is not durable yet, so whoever shows them compares."""
+        return self._state.tree.bucket(bucket), self._state.tree.path(bucket)
+
     @property
     def state_size(self) -> int:
         """The number of keys with a leaf in the state tree."""

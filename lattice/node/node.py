@@ -29,6 +29,7 @@ from ..core.engine import (
     RoundByPeer,
     Served,
 )
+from ..core.entry import Seal
 from ..core.envelope import Freshness, Sealer
 from ..core.errors import LatticeError
 from ..core.failover import Monitor
@@ -50,8 +51,9 @@ from ..core.failover_events import (
     RoundDue,
     RoundGood,
 )
+from ..core.history import KeyHistory
 from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import LONG_POLL_S_MAX
+from ..core.limits import LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -65,8 +67,9 @@ from ..core.messages import (
     Message,
     Roots,
 )
+from ..core.proofs import KeyProof
 from ..core.reconcile import RoundResult
-from ..core.rows import KeyState, LiveVersion, LogKey
+from ..core.rows import EntryRow, KeyState, LiveVersion, LogHead, LogKey
 from ..core.state import winner_first
 from ..schemas import Status, SwitchAnswer
 from ..storage.port import Store
@@ -74,6 +77,7 @@ from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
 from .anti_entropy import AntiEntropy
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
+from .evidence import prove, read_history
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
@@ -252,6 +256,25 @@ class Node:
             now,
             self._key.sign(STATE_TAG, self._network_id, body),
         )
+
+    async def prove(self, key: bytes) -> KeyProof:
+        return await prove(self, key)
+
+    def history(self, key: bytes) -> KeyHistory:
+        return read_history(self._store, self._network_id, key)
+
+    def heads(self) -> dict[LogKey, LogHead]:
+        return self._store.log_heads()
+
+    def entry(self, entry_id: bytes) -> tuple[EntryRow, Seal | None] | None:
+        row = self._store.entry_by_id(entry_id)
+        if row is None:
+            return None
+        seals = self._store.seals(row.author, row.epoch, row.seq, row.seq + SEAL_INTERVAL)
+        return row, seals[0] if seals else None
+
+    def entries(self, log: LogKey, first: int, last: int) -> list[EntryRow]:
+        return self._store.entries(log.author, log.epoch, first, last, PAGE_BYTES)
 
     def status(self) -> Status:
         return build_status(self)
