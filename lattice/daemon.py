@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,17 +24,22 @@ from .api.app import create_app, create_sync_app
 from .api.guards import Turnstile
 from .api.listener import open_listener, serve_listener
 from .config import Settings
+from .core.addresses import Bind, ip_of, parse_multiaddr
 from .core.errors import CODES, ConfigError, LatticeError
 from .core.identity import peer_id_of
 from .core.messages import Addresses
 from .node.home import Home, announced, has_home, init_home, load_home, ticket_error
+from .node.interfaces import reachable_hosts
 from .node.node import Node
 from .node.ports import NodeOptions, Ports
 from .observability.logs import Logs, opened_logs
 from .storage.datadir import open_store
 from .storage.sqlite import SqliteStore
 from .transport.http_poll import HttpPoll
-from .transport.port import P2PLung
+from .transport.port import Discovery, P2PLung
+
+if TYPE_CHECKING:
+    from .transport.mdns import Offer
 
 _SETTLE_LOGS_S: Final = 5.0
 
@@ -123,6 +128,8 @@ async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) 
             await nursery.start(_watch_signals, shutdown, logs)
             await nursery.start(node.run)
             nursery.start_soon(_settle_logs, logs)
+            if settings.mdns:
+                await nursery.start(_build_discovery(settings, logs, home, lung).run, node.hint_peer)
             # What start-up made lives as long as the process: the collector need not walk it again.
             gc.collect()
             gc.freeze()
@@ -178,6 +185,37 @@ def _build_p2p(settings: Settings, logs: Logs, home: Home) -> P2PLung | None:
     )
 
 
+def _build_discovery(settings: Settings, logs: Logs, home: Home, lung: P2PLung | None) -> Discovery:
+    """Multicast DNS; imported only here, where it is wanted."""
+    from .transport.mdns import Mdns, network_tag
+
+    tags = [network_tag(home.network_id, home.network_keys[n]) for n in sorted(home.network_keys)[::-1]]
+    logs.info("STARTUP", "multicast DNS is on", variable="LATTICE_MDNS")
+    return Mdns(home.key.peer_id, tags, lambda: _offer(settings, lung), logs.standard("LIBRARY", "mdns"))
+
+
+def _offer(settings: Settings, lung: P2PLung | None) -> Offer:
+    """What the local network may be told: where both listeners are, as far as others can reach them."""
+    from .transport.mdns import Offer
+
+    p2p: list[Bind] = []
+    for text in lung.report().listen_multiaddrs if lung is not None else ():
+        address = parse_multiaddr(text)
+        p2p.append(Bind(address.host, address.port))
+    sync = settings.sync_bind or settings.api_bind
+    hosts = {bind: _hosts(bind) for bind in (*p2p, sync)}
+    return Offer(
+        tuple(sorted({host for group in hosts.values() for host in group})),
+        next((bind.port for bind in p2p if hosts[bind]), 0),
+        sync.port if hosts[sync] else 0,
+    )
+
+
+def _hosts(bind: Bind) -> list[str]:
+    found = reachable_hosts(":" in bind.host) if bind.is_wildcard else [bind.host]
+    return [host for host in found if not Bind(host, bind.port).is_loopback and ip_of(host) is not None]
+
+
 def _topic(settings: Settings, home: Home) -> str:
     return settings.p2p_topic or f"lattice/{home.network_id.hex()[:32]}"
 
@@ -200,7 +238,7 @@ def _build_node(
     ports = Ports(wall_ms=_wall_ms, entropy=secrets.token_bytes, log=logs)
     node = Node(home.key, home.network_id, home.network_keys, store, ports, options, p2p=lung, http=http)
     for peer in home.peers:
-        node.know_peer(peer_id_of(peer.public_key), peer.name, peer.addresses)
+        node.know_peer(peer_id_of(peer.public_key), peer.name, peer.addresses, "ticket")
     for address in settings.p2p_bootstrap:
         if address.peer_id is None:
             raise ConfigError(f"LATTICE_P2P_BOOTSTRAP: {address} must end in /p2p/PEER_ID")

@@ -6,7 +6,7 @@ Separate, and plain dataclasses, so that the command line can use them without i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,22 @@ class Status:
     alarms: list[str]
     warnings: list[str]
     counters: dict[str, int] = field(default_factory=dict)
+    headline: str = ""
+
+
+def headline(status: Status) -> str:
+    """The one sentence: how well the node stands. The command line and the page both say it."""
+    if status.sync_mode == "ISOLATED":
+        if status.reason == "alone":
+            return "Network status: alone (no other node is known; `lattice invite` prints a ticket)"
+        return f"Network status: isolated (no peer answers on either lung: {status.reason})"
+    policy = "" if status.policy == "auto" else f", policy {status.policy}"
+    if status.resilient:
+        return f"Network status: resilient (hybrid mode{policy})"
+    lung = "P2P" if status.sync_mode == "P2P" else "HTTP"
+    if not status.peers:
+        return f"Network status: waiting for peers ({lung} mode{policy})"
+    return f"Network status: on one leg ({lung} mode{policy}: only one lung has a reachable peer)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,35 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """One known peer. `id` is its peer id, or `url:` and the base URL until its identity is known;
+    `sources` are among configured, ticket, learned, mdns, added."""
+
+    id: str
+    name: str
+    state: str
+    sources: list[str]
+    addresses: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeers:
+    """`GET /api/lattice/peers`."""
+
+    success: bool
+    peers: list[KnownPeer]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """The answer to adding or forgetting a peer: the peer, as it is now or as it was."""
+
+    success: bool
+    peer: KnownPeer
+
+
+@dataclass(frozen=True, slots=True)
 class Sibling:
     """A live version that lost to the winner. `value` is null when it is not JSON."""
 
@@ -127,7 +172,8 @@ class Key:
 
     `version` names the winner and is the ETag; it, `author` and `clock` are null for a key that only
     has a counter. `clock` is milliseconds since 1970 and a count, as text (`1763632000000-0`).
-    `adds` counts the additions and `total` is their sum, null where there are none. `error` is
+    `adds` counts the additions and `total` is their exact sum, null where there are none: a number up
+    to ±(2^53 − 1), and beyond that, where JSON numbers stop being exact, its decimal text. `error` is
     `unreadable_value` when the winner's value is not JSON; `value` is null then.
     """
 
@@ -138,7 +184,7 @@ class Key:
     clock: str | None
     siblings: list[Sibling] = field(default_factory=list)
     adds: int = 0
-    total: int | None = None
+    total: int | str | None = None
     error: str | None = None
 
 
@@ -232,3 +278,93 @@ class Problem:
     status: int
     code: str
     detail: str | None = None
+
+
+# The events of `GET /api/lattice/events`: the `data` of each type. `at` is RFC 3339, by this node's clock.
+
+
+@dataclass(frozen=True, slots=True)
+class EntryEvent:
+    """`entry`: one entry was applied and is durable. `keys` are those that it touches.
+
+    `lung` tells how it came (local, p2p, http, gossip) and `peer` from whom, null for our own.
+    """
+
+    at: str
+    id: str
+    author: str
+    epoch: str
+    seq: int
+    clock: str
+    keys: list[str]
+    lung: str
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModeEvent:
+    """`mode`: the headline changed; `previous` is null for the first one after a start."""
+
+    at: str
+    mode: str
+    previous: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEvent:
+    """`peer`: `change` is known, heard or lost (over P2P), state, or forgotten; `state` is alive,
+    suspect or dead, as in the status."""
+
+    at: str
+    peer: str
+    name: str
+    change: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEvent:
+    """`alarm`: `raised` or, if not, cleared; `level` is ERROR or WARNING, as the text is logged."""
+
+    at: str
+    code: str
+    raised: bool
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvent:
+    """`policy`: the operator chose auto, p2p or http; it is durable."""
+
+    at: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostEvent:
+    """`lost`: events that this stream does not show, whatever its filter: read the keys again.
+
+    `reason` is `overrun` (the ring moved on: `count` events from `first` to `last`) or `restart`
+    (the id was given by another process of this node: count and `first` are null, unknown).
+    """
+
+    reason: str
+    count: int | None
+    first: str | None
+    last: str
+
+
+EventBody = EntryEvent | ModeEvent | PeerEvent | AlarmEvent | PolicyEvent
+EVENT_SHAPES: Final[dict[str, type[EventBody | LostEvent]]] = {
+    "entry": EntryEvent,
+    "mode": ModeEvent,
+    "peer": PeerEvent,
+    "alarm": AlarmEvent,
+    "policy": PolicyEvent,
+    "lost": LostEvent,
+}
+EVENT_TYPES: Final[dict[type[EventBody | LostEvent], str]] = {
+    shape: name for name, shape in EVENT_SHAPES.items()
+}

@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from ..core.clock import clock_text
 from ..core.draft import Appended
 from ..core.errors import LatticeError
 from ..core.identity import peer_id_of
-from ..core.limits import FROZEN_NEVER
+from ..core.limits import AMOUNT_MAX, FROZEN_NEVER
 from ..core.rows import LiveVersion
 from ..node.facade import KeyView, LedgerView, NodeFacade
 from ..schemas import Head, Key, LedgerState, LungStatus, Sibling, Status, Written
@@ -32,15 +33,15 @@ def answer(content: object, status: int = 200, headers: dict[str, str] | None = 
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
-def clock_text(clock: int) -> str:
-    """A hybrid clock as `milliseconds-count`: as a number it would not survive most JSON parsers."""
-    return f"{clock >> 16}-{clock & 0xFFFF}"
-
-
 def tag_of(view: KeyView) -> str:
     """The entity tag of a key: the winner's version; with a counter, the number of additions too."""
     version = str(view.winner.version) if view.winner else ""
     return f'"{version}+{view.adds}"' if view.adds else f'"{version}"'
+
+
+def _sum_shown(total: int) -> int | str:
+    """A sum has no bound, a JSON number has one: beyond what every parser holds exactly it is text."""
+    return total if abs(total) <= AMOUNT_MAX else str(total)
 
 
 class KeyWriter:
@@ -62,7 +63,7 @@ class KeyWriter:
             clock=clock_text(winner.clock) if winner else None,
             siblings=[self._sibling(live) for live in view.live[1:]],
             adds=view.adds,
-            total=view.total if view.adds else None,
+            total=_sum_shown(view.total) if view.adds else None,
             error=error,
         )
 

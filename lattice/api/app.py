@@ -21,10 +21,14 @@ from ..observability.logs import TaggedLogger
 from .access import Access, RouteClass, rules_for
 from .answers import answer
 from .guards import Fence, Gate, Intake, PeerLimit, Turnstile, body_of, client_of
+from .metrics import AnswerCounts, metrics_routes
 from .openapi import docs_page
 from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
+from .routes.events import event_routes
 from .routes.keys import key_routes
+from .routes.page import page_routes
+from .routes.peers import peer_routes
 from .routes.status import status_routes
 from .routes.sync import SYNC_PATH, probe_routes, serve_envelope, sync_routes
 
@@ -44,6 +48,7 @@ def create_app(
     turnstile: Turnstile | None = None,
 ) -> FastAPI:
     """The API of one node. Share one `turnstile` between this and `create_sync_app`."""
+    answers = AnswerCounts()
     app = FastAPI(
         title=_TITLE,
         version=_VERSION,
@@ -53,14 +58,17 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(Fence, logs=logs),
+            Middleware(Fence, logs=logs, answered=answers.add),
             Middleware(Gate, access=access),
             Middleware(PeerLimit, turnstile=turnstile or Turnstile(), is_peer=_is_peer),
             Middleware(Intake),
         ],
     )
-    for router in (status_routes, key_routes, entry_routes, sync_routes, probe_routes):
+    routers = (status_routes, peer_routes, key_routes, entry_routes, event_routes, sync_routes, probe_routes)
+    for router in routers:
         app.include_router(router(node))
+    app.include_router(metrics_routes(node, answers))
+    app.include_router(page_routes())
     _add_docs(app)
     _add_handlers(app, logs)
     return app

@@ -32,7 +32,10 @@ _DRAIN_S: Final = 1.0
 _BODY: Final = "lattice.body"
 _OPERATOR: Final = "lattice.operator"
 _CORS_ORIGIN: Final = "lattice.cors_origin"
-_PREFLIGHT_HEADERS: Final = "authorization, content-type, if-match, if-none-match, idempotency-key"
+_HEAD: Final = "lattice.head"
+_PREFLIGHT_HEADERS: Final = (
+    "authorization, content-type, if-match, if-none-match, idempotency-key, last-event-id"
+)
 _EXPOSED_HEADERS: Final = "etag, retry-after, idempotency-replayed"
 
 
@@ -48,6 +51,11 @@ def is_operator(scope: Scope) -> bool:
     return bool(scope.get(_OPERATOR, False))
 
 
+def is_head(scope: Scope) -> bool:
+    """Whether the caller asked for the head alone: an endless body must end at once."""
+    return bool(scope.get(_HEAD, False))
+
+
 def client_of(scope: Scope) -> str:
     """The address of the other end of the connection, for logs and budgets."""
     client = scope.get("client")
@@ -61,9 +69,16 @@ class Fence:
     must be the very string that the router matches.
     """
 
-    def __init__(self, app: ASGIApp, *, logs: TaggedLogger | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        logs: TaggedLogger | None = None,
+        answered: Callable[[int], None] = lambda status: None,
+    ) -> None:
         self._app = app
         self._logs = logs
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -76,10 +91,11 @@ class Fence:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
         inner = dict(scope, path=raw.decode("latin-1"))
-        is_head = scope["method"] == "HEAD"
-        if is_head:
+        head = scope["method"] == "HEAD"
+        if head:
             inner["method"] = "GET"
-        sender = _Sender(send, inner, drop_body=is_head)
+            inner[_HEAD] = True
+        sender = _Sender(send, inner, drop_body=head, answered=self._answered)
         try:
             await self._app(inner, receive, sender)
         except LatticeError as error:
@@ -110,15 +126,17 @@ class Fence:
 class _Sender:
     """Passes messages on, remembers whether the answer has begun, adds what every answer carries."""
 
-    def __init__(self, send: Send, scope: Scope, *, drop_body: bool) -> None:
+    def __init__(self, send: Send, scope: Scope, *, drop_body: bool, answered: Callable[[int], None]) -> None:
         self._send = send
         self._scope = scope
         self._drop_body = drop_body
+        self._answered = answered
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self._answered(message["status"])
             headers = MutableHeaders(scope=message)
             headers.setdefault("cache-control", "no-store")
             headers["x-content-type-options"] = "nosniff"

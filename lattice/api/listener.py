@@ -17,7 +17,7 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.addresses import Bind
 from ..core.errors import ConfigError
@@ -32,6 +32,7 @@ _BACKLOG: Final = 128
 _REQUESTS_PER_CONNECTION: Final = 2**31
 _HEAD_BYTES_MAX: Final = 32 * 1024  # a key of 1 KiB, percent-encoded, and tags of some siblings
 _GRACE_S: Final = 3.0
+SHUTDOWN: Final = "lattice.shutdown"  # in the scope of every request: set when the listener ends
 
 
 def hypercorn_config() -> Config:
@@ -92,7 +93,7 @@ async def serve_listener(
     that meets a defect is logged and ends alone.
     """
     bind = bound_to(listener)
-    server = _Server(app, logs)
+    server = _Server(_with_shutdown(app, shutdown), logs)
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as connections:
         async with accepting, trio.open_nursery() as door:
@@ -104,6 +105,15 @@ async def serve_listener(
             door.cancel_scope.cancel()
         await server.context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + _GRACE_S
+
+
+def _with_shutdown(app: ASGIApp, shutdown: trio.Event) -> ASGIApp:
+    """The application, told of the shutdown: an answer without end must end when it comes."""
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, SHUTDOWN: shutdown}, receive, send)
+
+    return told
 
 
 class _Server:

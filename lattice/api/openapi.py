@@ -114,6 +114,9 @@ IF_MATCH: Final = _header("If-Match", "Only if the key's version is this ETag, o
 IF_NONE_MATCH: Final = _header(
     "If-None-Match", "Reads: 304 if unchanged. Writes: * if the key must be absent."
 )
+LAST_EVENT_ID: Final = _header(
+    "Last-Event-ID", "Resume behind this event: each later one comes once, or a `lost` event says which not."
+)
 IDEMPOTENCY_KEY: Final = _header("Idempotency-Key", "A repeat within 24 h answers the first result.")
 ACK: Final[dict[str, Any]] = {
     "name": "ack",

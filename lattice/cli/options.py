@@ -80,6 +80,13 @@ def _add_local(commands: argparse._SubParsersAction[_Parser]) -> None:
     _settings(add)
     add = _command(commands, "invite", "print a ticket for another machine", _invite)
     _settings(add)
+    add = _command(commands, "fsck", "verify every entry, seal and root of the store, read-only", _fsck)
+    add.add_argument("--json", action="store_true", help="print JSON")
+    _settings(add)
+    add = _command(commands, "dev", "run a cluster of nodes on this machine until Ctrl-C", _dev)
+    add.add_argument("count", type=_cluster_size, metavar="N", help="how many nodes, 2 to 9")
+    add.add_argument("--dir", metavar="DIR", help="where the nodes live, and stay (default: a temporary one)")
+    add.add_argument("--keep", action="store_true", help="do not remove the temporary directory")
     add = _command(commands, "logs", "show the end of the node's log, and follow it", _logs)
     add.add_argument("-n", "--lines", type=_count, default=40, metavar="N", help="lines first (default 40)")
     add.add_argument("--no-follow", dest="follow", action="store_false", help="do not wait for more")
@@ -94,7 +101,19 @@ def _add_remote(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--require-sync", action="store_true", help="exit with 4 unless equal with every peer that is alive"
     )
     _reading(add)
-    add = _command(commands, "peers", "list the known peers", _peers)
+    add = _command(commands, "peers", "list the known peers; add or forget one", _peers)
+    add.add_argument("action", nargs="?", choices=("add", "forget"), help="nothing lists them")
+    add.add_argument("address", nargs="?", metavar="ADDRESS", help="a multiaddr, a base URL or a peer id")
+    _reading(add)
+    add = _command(commands, "events", "show what happens at the node, until Ctrl-C", _events)
+    add.add_argument("--prefix", default="", help="of entries, only those that touch such a key")
+    add.add_argument(
+        "--type",
+        default="",
+        metavar="T",
+        help="only these, parted by commas: entry, mode, peer, alarm, policy",
+    )
+    add.add_argument("--after", metavar="ID", help="resume behind this event")
     _reading(add)
     add = _command(commands, "switch", "choose the policy: auto, p2p or http", _switch)
     add.add_argument("mode", metavar="MODE", help="auto, p2p or http")
@@ -167,6 +186,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _cluster_size(text: str) -> int:
+    if len(text) != 1 or text not in "23456789":
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of nodes from 2 to 9")
+    return int(text)
+
+
 # Each command is loaded here, when it runs, and not before.
 
 
@@ -194,6 +219,18 @@ def _invite(args: argparse.Namespace) -> int:
     return invite(args)
 
 
+def _fsck(args: argparse.Namespace) -> int:
+    from .checking import fsck
+
+    return fsck(args)
+
+
+def _dev(args: argparse.Namespace) -> int:
+    from .dev import dev
+
+    return dev(args)
+
+
 def _logs(args: argparse.Namespace) -> int:
     from .tail import logs
 
@@ -216,6 +253,12 @@ def _peers(args: argparse.Namespace) -> int:
     from .remote import peers
 
     return peers(args)
+
+
+def _events(args: argparse.Namespace) -> int:
+    from .watch import events
+
+    return events(args)
 
 
 def _switch(args: argparse.Namespace) -> int:

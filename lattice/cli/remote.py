@@ -33,6 +33,8 @@ def status(args: argparse.Namespace) -> int:
 
 
 def peers(args: argparse.Namespace) -> int:
+    if args.action is not None:
+        return _change_peer(args)
     with connect(args) as client:
         found = client.send(calls.status())
     if args.json:
@@ -41,6 +43,19 @@ def peers(args: argparse.Namespace) -> int:
         say(peers_text(found.peers))
     else:
         say("No other node is known; `lattice invite` prints a ticket for one.")
+    return 0
+
+
+def _change_peer(args: argparse.Namespace) -> int:
+    if args.address is None:
+        raise LatticeError("bad_request", f"`lattice peers {args.action}` needs an address or a peer id")
+    adding = args.action == "add"
+    with connect(args) as client:
+        found = client.send(calls.add_peer(args.address) if adding else calls.forget_peer(args.address))
+    if args.json:
+        say_json(found)
+    else:
+        say(f"{'known' if adding else 'forgotten'}: {found.peer.id}")
     return 0
 
 

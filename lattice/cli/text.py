@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from ..schemas import LungStatus, PeerStatus, Status
+from ..schemas import LungStatus, PeerStatus, Status, headline
 
 
 def say(text: str) -> None:
@@ -43,21 +43,6 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> str:
     widths = [max(len(row[column]) for row in held) for column in range(len(held[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in held)
     return "\n".join(indent + line.rstrip() for line in lines)
-
-
-def headline(status: Status) -> str:
-    """The one sentence: how well the node stands."""
-    if status.sync_mode == "ISOLATED":
-        if status.reason == "alone":
-            return "Network status: alone (no other node is known; `lattice invite` prints a ticket)"
-        return f"Network status: isolated (no peer answers on either lung: {status.reason})"
-    policy = "" if status.policy == "auto" else f", policy {status.policy}"
-    if status.resilient:
-        return f"Network status: resilient (hybrid mode{policy})"
-    lung = "P2P" if status.sync_mode == "P2P" else "HTTP"
-    if not status.peers:
-        return f"Network status: waiting for peers ({lung} mode{policy})"
-    return f"Network status: on one leg ({lung} mode{policy}: only one lung has a reachable peer)"
 
 
 def status_text(status: Status) -> str:

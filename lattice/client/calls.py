@@ -20,8 +20,10 @@ from ..schemas import (
     Identity,
     Key,
     KeyPage,
+    KnownPeers,
     LedgerState,
     Nodes,
+    PeerChange,
     Readiness,
     Status,
     SwitchAnswer,
@@ -99,6 +101,20 @@ def nodes() -> Call[Nodes]:
     return Call("GET", f"{_API}/nodes", Nodes)
 
 
+def peers() -> Call[KnownPeers]:
+    return Call("GET", f"{_API}/peers", KnownPeers)
+
+
+def add_peer(address: str) -> Call[PeerChange]:
+    body = orjson.dumps({"address": address})
+    return Call("POST", f"{_API}/peers", PeerChange, {"content-type": _JSON}, body)
+
+
+def forget_peer(name: str) -> Call[PeerChange]:
+    """`name` is a peer id or one of the peer's addresses."""
+    return Call("DELETE", f"{_API}/peers/{quote(name, safe='')}", PeerChange)
+
+
 def state(
     *, with_keys: bool = False, prefix: str = "", after: str | None = None, limit: int = 100
 ) -> Call[LedgerState]:
@@ -120,6 +136,12 @@ def readiness() -> Call[Readiness]:
 
 def keys(*, prefix: str = "", after: str | None = None, limit: int = 100) -> Call[KeyPage]:
     return Call("GET", f"{_API}/keys{_query(prefix=prefix or None, after=after, limit=limit)}", KeyPage)
+
+
+def events(*, prefix: str = "", types: Sequence[str] = ()) -> Call[object]:
+    """For `Client.events`, which follows the answer; it has no end for `send` to wait for."""
+    query = _query(prefix=prefix or None, type=",".join(types) or None)
+    return Call("GET", f"{_API}/events{query}", object)
 
 
 def get(key: str) -> Call[Key]:

@@ -7,19 +7,26 @@ Separate from the calls because only here is a network: time-outs, tokens, and w
 from __future__ import annotations
 
 import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import httpx
+import trio
 
 from ..core.errors import LatticeError
+from . import calls
 from .calls import Call
+from .events import SILENCE_S, Event, Follower
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0  # a write with ?ack=N may take 10 s, a full queue some more
+_STREAM_TIMEOUT: Final = httpx.Timeout(CONNECT_TIMEOUT_S, read=SILENCE_S)
 
 
 def read_token_file(path: Path) -> str:
@@ -78,6 +85,42 @@ class Client:
             raise _unreachable(self._base_url, error) from error
         return call.read(response.status_code, response.content)
 
+    def events(
+        self, *, prefix: str = "", types: Sequence[str] = (), after: str | None = None
+    ) -> Generator[Event]:
+        """What happens at the node, for ever: resumed by itself after a cut, each event once, with a
+        `lost` event where some are missing.
+
+        `prefix` narrows entries by key, `types` the types; `after` is the id of the last event that
+        was seen. Raises LatticeError when the first connection fails or the node refuses. Between two
+        tries it waits 0.5 to 10 s.
+        """
+        follower = Follower(calls.events(prefix=prefix, types=types), after)
+        while True:
+            try:
+                yield from self._stream(follower)
+                pause_s = follower.ended()
+            except LatticeError as error:
+                pause_s = follower.failed(error)
+            time.sleep(pause_s)
+
+    def _stream(self, follower: Follower) -> Generator[Event]:
+        """The events of one connection."""
+        follower.begin()
+        try:
+            with self._http.stream(
+                "GET",
+                self._base_url + follower.target,
+                headers=follower.headers(),
+                timeout=_STREAM_TIMEOUT,
+            ) as response:
+                refusal = response.read() if response.status_code != 200 else b""
+                follower.opened(response.status_code, response.headers.get("content-type", ""), refusal)
+                for chunk in response.iter_bytes():
+                    yield from follower.feed(chunk)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise _unreachable(self._base_url, error) from error
+
 
 class AsyncClient:
     """The same for trio. Use as an async context manager, or call `aclose`."""
@@ -119,6 +162,59 @@ class AsyncClient:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise _unreachable(self._base_url, error) from error
         return call.read(response.status_code, response.content)
+
+    async def events(
+        self, *, prefix: str = "", types: Sequence[str] = (), after: str | None = None
+    ) -> AsyncGenerator[Event]:
+        """As `Client.events`. Close the iterator (`contextlib.aclosing`) to end the stream at once."""
+        follower = Follower(calls.events(prefix=prefix, types=types), after)
+        while True:
+            try:
+                async with aclosing(self._stream(follower)) as stream:
+                    async for event in stream:
+                        yield event
+                pause_s = follower.ended()
+            except LatticeError as error:
+                pause_s = follower.failed(error)
+            await trio.sleep(pause_s)
+
+    async def _stream(self, follower: Follower) -> AsyncGenerator[Event]:
+        """The events of one connection."""
+        follower.begin()
+        try:
+            async with self._http.stream(
+                "GET",
+                self._base_url + follower.target,
+                headers=follower.headers(),
+                timeout=_STREAM_TIMEOUT,
+            ) as response:
+                refusal = await response.aread() if response.status_code != 200 else b""
+                follower.opened(response.status_code, response.headers.get("content-type", ""), refusal)
+                async with chunks_of(response) as chunks:
+                    async for chunk in chunks:
+                        for event in follower.feed(chunk):
+                            yield event
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise _unreachable(self._base_url, error) from error
+
+
+@asynccontextmanager
+async def chunks_of(response: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """The parts of a streamed body, which may be left in the middle.
+
+    httpx reads through generators within generators, and closing the outer one leaves the inner ones
+    to the garbage collector, which under trio is an error: so the connection is closed, and reading
+    on then fails in the innermost and unwinds them all.
+    """
+    chunks = response.aiter_bytes()
+    try:
+        yield chunks
+    finally:
+        with trio.CancelScope(shield=True):
+            await response.aclose()
+            with suppress(httpx.TransportError, httpx.StreamError):
+                async for _ in chunks:
+                    pass
 
 
 def _headers(token: str | None) -> dict[str, str]:

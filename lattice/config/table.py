@@ -210,7 +210,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "false",
         values.boolean,
         "true or false",
-        "Finds nodes of the same network on the local network by multicast DNS.",
+        "Finds nodes of the same network on the local network by multicast DNS, and announces this one "
+        "there: its peer id, addresses and ports are then seen by everybody on that network.",
     ),
     Setting(
         "sync_mode",

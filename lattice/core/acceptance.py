@@ -53,7 +53,7 @@ class Verified:
     def __init__(
         self,
         network_id: bytes,
-        seals: Mapping[int, Seal],
+        seals: Mapping[int, Sequence[Seal]],
         waiting: Mapping[int, Waiting],
         result: Accepted,
     ) -> None:
@@ -61,23 +61,25 @@ class Verified:
         self._seals = seals
         self._waiting = waiting
         self._result = result
-        self._known: dict[int, bool] = {}
+        self._known: dict[Seal, bool] = {}
 
     def get(self, entry: Entry) -> Seal | None:
         """The valid seal of this very entry, if the message or the pending entries have one."""
         seq = entry.header.seq
-        seal = self._seals.get(seq)
+        seals = self._seals.get(seq, ())
         waiting = self._waiting.get(seq)
         if waiting is not None and waiting.seal is not None and waiting.seal.id == entry.id:
-            if seal == waiting.seal:
-                self._result.valid_seals.add(seal)
+            if waiting.seal in seals:
+                self._result.valid_seals.add(waiting.seal)
             return waiting.seal
-        if seal is None or seal.id != entry.id:
-            return None
-        known = self._known.get(seq)
+        # Of several for one entry any valid one will do: a bad one beside it must not hide it.
+        return next((seal for seal in seals if seal.id == entry.id and self._is_valid(seal)), None)
+
+    def _is_valid(self, seal: Seal) -> bool:
+        known = self._known.get(seal)
         if known is None:
-            known = self._known[seq] = self._verify(seal)
-        return seal if known else None
+            known = self._known[seal] = self._verify(seal)
+        return known
 
     def _verify(self, seal: Seal) -> bool:
         result = self._result

@@ -9,6 +9,11 @@ from __future__ import annotations
 from .limits import CLOCK_AHEAD_MS_MAX
 
 
+def clock_text(clock: int) -> str:
+    """A hybrid clock as `milliseconds-count`: as a number it would not survive most JSON parsers."""
+    return f"{clock >> 16}-{clock & 0xFFFF}"
+
+
 class HybridClock:
     """Hands out rising clock values for our own entries."""
 

@@ -186,6 +186,12 @@ class Freshness:
     def is_known(self, sender: bytes, boot: int) -> bool:
         return (sender, boot) in self._windows
 
+    def is_superseded(self, sender: bytes, boot: int) -> bool:
+        """Whether another boot of this key has proven itself since this one did. Whether this one
+        still lives then decides whether there are twins; once that is known it is not asked again."""
+        key = self._keys.get(sender)
+        return key is not None and not key.twin and boot != key.last
+
     def take(self, sender: bytes, boot: int, counter: int) -> bool:
         """Use up the counter of a request; False for a replay, one too old, or an unknown boot."""
         window = self._windows.get((sender, boot))

@@ -84,9 +84,10 @@ class Logs:
             logs.setdefault(key, {}).setdefault(header.seq, entry)
         if not logs:
             return result
-        seals: dict[LogKey, dict[int, Seal]] = {}
+        seals: dict[LogKey, dict[int, list[Seal]]] = {}
         for seal in message.seals:
-            seals.setdefault(LogKey(seal.author, seal.epoch), {})[seal.seq] = seal
+            of_log = seals.setdefault(LogKey(seal.author, seal.epoch), {})
+            of_log.setdefault(seal.seq, []).append(seal)
         for key, entries in logs.items():
             if not self.heads.has_author(key.author) and not is_valid_public_key(key.author):
                 result.refuse("bad_author_key", len(entries))

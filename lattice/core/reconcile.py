@@ -253,15 +253,17 @@ class Reconciler:
         )[:HEADS_AUTHORS_MAX]
 
     def _lists(self, authors: Sequence[bytes]) -> tuple[tuple[bytes, tuple[tuple[int, LogHead], ...]], ...]:
+        """The log heads of these authors, as many as one message holds. Those with the fewest logs go
+        first, so that nobody can keep the others out by writing under thousands of epochs."""
+        logs = {author: self._logs.heads.logs_of(author) for author in authors}
         lists = []
         budget = HEADS_LOGS_MAX
-        for author in authors:
-            logs = tuple(sorted(self._logs.heads.logs_of(author).items()))
-            if len(logs) > budget:
+        for author in sorted(logs, key=lambda author: (len(logs[author]), author)):
+            budget -= len(logs[author])
+            if budget < 0:
                 break
-            budget -= len(logs)
-            lists.append((author, logs))
-        return tuple(lists)
+            lists.append((author, tuple(sorted(logs[author].items()))))
+        return tuple(sorted(lists))
 
     def _lacked_by(self, message: Heads) -> list[Want]:
         """What the sender of these lists lacks of ours, for the authors it listed."""

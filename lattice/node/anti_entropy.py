@@ -17,7 +17,7 @@ from ..core.errors import LatticeError
 from ..core.failover_events import Lung, PollEnded, ProbeEnded, RoundGood
 from ..core.identity import public_key_of
 from ..core.limits import EXCHANGE_TIMEOUT_S
-from ..core.messages import Entries, Hello, Message
+from ..core.messages import Beat, Entries, Hello, Message
 from ..core.reconcile import RoundResult
 from ..transport.port import HttpLung, TransportError
 from .courier import Answered, Carry, Courier
@@ -65,16 +65,19 @@ class AntiEntropy:
         *,
         hello: Callable[[], Hello],
         learned: Callable[[Answered, Peer | None, str | None], str | None],
+        answered: Callable[[Answered], None],
         ended: Callable[[str, Lung, RoundResult, int], None],
     ) -> None:
         """`learned(answer, asked, url)` notes who answered a Hello and returns the peer id, None
-        for ourselves. `ended(peer_id, lung, result, commit)` is told of every completed round."""
+        for ourselves. `answered` is shown every answer in a round. `ended(peer_id, lung, result,
+        commit)` is told of every completed round."""
         self._driver = driver
         self._courier = courier
         self._http = http
         self._registry = registry
         self._hello = hello
         self._learned = learned
+        self._answered = answered
         self._ended = ended
         self._sessions: dict[str, _Session] = {}
         self.heartbeat: Heartbeat
@@ -127,11 +130,13 @@ class AntiEntropy:
     ) -> tuple[Message, ...]:
         try:
             with trio.fail_after(patience):
-                return (await self._courier.ask(carry, messages, to=public_key)).messages
+                answer = await self._courier.ask(carry, messages, to=public_key)
         except trio.TooSlowError as error:
             raise RoundFailed("timeout") from error
         except TransportError as error:
             raise RoundFailed(error.reason) from error
+        self._answered(answer)
+        return tuple(message for message in answer.messages if not isinstance(message, Beat))
 
     # The HTTP lung.
 
@@ -166,6 +171,8 @@ class AntiEntropy:
         except TransportError as error:
             peer.url_failed()
             raise RoundFailed(error.reason) from error
+        if peer.is_placeholder and self._registry.find_url(url) is None:
+            raise RoundFailed("forgotten")  # while the answer was on its way
         found = self._learned(answer, peer, url)
         if found is None:
             raise RoundFailed("ourselves")

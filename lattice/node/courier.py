@@ -114,16 +114,17 @@ class Courier:
         if opened.to == NOBODY and not all(isinstance(message, Hello) for message in messages):
             self._refuse("no_addressee")
         now = trio.current_time()
-        if not self._freshness.is_known(opened.sender, opened.boot):
+        sender, boot = opened.sender, opened.boot
+        if not self._freshness.is_known(sender, boot) or self._freshness.is_superseded(sender, boot):
             answering = next(
                 (message.answering for message in messages if isinstance(message, Hello)), ZERO_NONCE
             )
             if answering == ZERO_NONCE or not self._freshness.answer(
-                opened.sender, opened.boot, answering, now, opened.counter
+                sender, boot, answering, now, opened.counter
             ):
-                challenge = self._freshness.challenge(opened.sender, opened.boot, self._entropy(32), now)
+                challenge = self._freshness.challenge(sender, boot, self._entropy(32), now)
                 return self._reply(opened, [self._hello(challenge, ZERO_NONCE)])
-        if not self._freshness.take(opened.sender, opened.boot, opened.counter):
+        if not self._freshness.take(sender, boot, opened.counter):
             self._refuse("replayed")
         return Received(opened, messages)
 

@@ -79,7 +79,13 @@ class Driver:
         self.failure: LatticeError | None = None
         self._retry_at = math.inf
         self.commits = 0
+        self.committed_at: float | None = None
         self.dropped = 0
+
+    @property
+    def commit_age_s(self) -> float:
+        """Since the last commit of entries; infinite before the first."""
+        return math.inf if self.committed_at is None else trio.current_time() - self.committed_at
 
     async def ask(self, make_event: Callable[[int], EngineInput]) -> Reply:
         """Hand over an input (built with the token it is given) and wait for its reply, which is
@@ -157,6 +163,7 @@ class Driver:
         self._release(self.engine.committed())
         if batch is not None and batch.entries:
             self.commits += 1
+            self.committed_at = trio.current_time()
             self._changed.set()
             self._changed = trio.Event()
 

@@ -14,7 +14,9 @@ from ..core.entry import Seal
 from ..core.history import KeyHistory
 from ..core.proofs import KeyProof
 from ..core.rows import EntryRow, LiveVersion, LogHead, LogKey
-from ..schemas import Status, SwitchAnswer
+from ..schemas import KnownPeer, Status, SwitchAnswer
+from .bus import Bus
+from .measures import Measures
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ class NodeFacade(Protocol):
 
     @property
     def network_id(self) -> bytes: ...
+
+    @property
+    def bus(self) -> Bus:
+        """What happened, as events; entries only after their commit."""
+        ...
 
     async def append(
         self,
@@ -107,6 +114,8 @@ class NodeFacade(Protocol):
 
     def status(self) -> Status: ...
 
+    def measures(self) -> Measures: ...
+
     def ready(self) -> dict[str, str]:
         """Failing readiness checks by name with the reason; empty means ready."""
         ...
@@ -117,6 +126,22 @@ class NodeFacade(Protocol):
 
     def node_urls(self) -> list[str]:
         """The base URLs of the known peers."""
+        ...
+
+    def known_peers(self) -> list[KnownPeer]: ...
+
+    async def add_peer(self, address: str) -> KnownPeer:
+        """Know a peer by a multiaddr with its peer id, or by a base URL; remembered, durable.
+
+        Raises `bad_request`: malformed, our own address, or the cap is reached.
+        """
+        ...
+
+    async def forget_peer(self, name: str) -> KnownPeer:
+        """Forget the peer of this id or address, durable; it comes back when it announces itself.
+
+        Raises `not_found`.
+        """
         ...
 
     async def serve_sync(self, body: bytes, remote: str) -> bytes:

@@ -41,10 +41,12 @@ class Heartbeat:
         self._log = log
         self._act = act
         self.active = False
+        self.late_s = 0.0  # all lateness of the ticks
         self.alarms: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
         self.mode = monitor.view(trio.current_time()).mode
         self.on_mode: Callable[[ModeChanged], None] = lambda change: None
+        self.on_alarm: Callable[[AlarmRaised | AlarmCleared], None] = lambda output: None
         # For whoever watches the monitor: every input with what followed from it.
         self.observe: Callable[[MonitorInput, list[MonitorOutput]], None] = lambda event, outputs: None
 
@@ -66,9 +68,11 @@ class Heartbeat:
                 case AlarmRaised():
                     shown = self.alarms if output.level == "ERROR" else self.warnings
                     shown[output.code.value] = output.text
+                    self.on_alarm(output)
                 case AlarmCleared():
                     self.alarms.pop(output.code.value, None)
                     self.warnings.pop(output.code.value, None)
+                    self.on_alarm(output)
                 case PollDue() | PollsStopped() | ProbeDue() | RoundDue():
                     self._act(output)
                 case _:
@@ -90,6 +94,7 @@ class Heartbeat:
                 planned += TICK_S
                 await trio.sleep_until(planned)
                 now = trio.current_time()
+                self.late_s += max(0.0, now - planned)
                 self.feed(Tick(now, max(0.0, now - planned)))
                 planned = max(planned, now - TICK_S)
         finally:

@@ -6,6 +6,7 @@ transports, is this very class.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -39,6 +40,7 @@ from ..core.failover_events import (
     MonitorConfig,
     P2PFailed,
     P2PStarted,
+    PeerForgotten,
     PeerIdentified,
     PeerKnown,
     Policy,
@@ -53,7 +55,7 @@ from ..core.failover_events import (
 )
 from ..core.history import KeyHistory
 from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
+from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -71,19 +73,23 @@ from ..core.proofs import KeyProof
 from ..core.reconcile import RoundResult
 from ..core.rows import EntryRow, KeyState, LiveVersion, LogHead, LogKey
 from ..core.state import winner_first
-from ..schemas import Status, SwitchAnswer
+from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
-from .anti_entropy import AntiEntropy
+from .anti_entropy import AntiEntropy, RoundFailed
+from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
 from .evidence import prove, read_history
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
+from .measures import Measures, measure
+from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
-from .registry import Peer, Registry
+from .registry import Peer, Registry, Source
 from .status import build_status
+from .watch import Watch
 
 _META_POLICY: Final = "policy"
 _META_PEERS: Final = "peers"
@@ -91,6 +97,7 @@ _PRESENCE_PER_NODE_S: Final = 0.3
 _DISK_CHECK_S: Final = 2.0
 _ACK_TIMEOUT_S: Final = 10.0
 _ACK_STEP_S: Final = 0.25
+_WATCH_PEERS_S: Final = 1.0
 
 
 class Node:
@@ -129,6 +136,8 @@ class Node:
         )
         boot = int.from_bytes(ports.entropy(8), "big")
         self._boot = boot
+        self.bus = Bus(boot)
+        self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
@@ -156,6 +165,7 @@ class Node:
             self._act,
         )
         self.heartbeat.on_mode = self._mode_changed
+        self.heartbeat.on_alarm = self._watch.monitor_alarm
         self._anti_entropy = AntiEntropy(
             self._driver,
             self._courier,
@@ -163,6 +173,7 @@ class Node:
             self.registry,
             hello=lambda: self._hello(ZERO_NONCE, ZERO_NONCE),
             learned=self._learned,
+            answered=self._note_answer,
             ended=self._round_ended,
         )
         self._anti_entropy.heartbeat = self.heartbeat
@@ -186,6 +197,7 @@ class Node:
         self._known_shown = -1
         self._p2p_up = False
         self._peers_saved = -1
+        self._hints_to_greet, self._hints_found = trio.open_memory_channel[str](HINTS_MAX)
 
     # Identity and views.
 
@@ -208,6 +220,10 @@ class Node:
     @property
     def p2p(self) -> P2PLung | None:
         return self._p2p
+
+    @property
+    def driver(self) -> Driver:
+        return self._driver
 
     @property
     def engine(self) -> Engine:
@@ -279,6 +295,9 @@ class Node:
     def status(self) -> Status:
         return build_status(self)
 
+    def measures(self) -> Measures:
+        return measure(self)
+
     def ready(self) -> dict[str, str]:
         failing = {}
         if self._driver.failure is not None:
@@ -340,11 +359,58 @@ class Node:
                 "bad_mode", f"{policy!r} is no mode; allowed are auto, p2p and http"
             ) from error
         await self._driver.ask(lambda token: Remember(token, _META_POLICY, chosen.encode()))
+        self._watch.policy(chosen)
         self.heartbeat.feed(PolicySet(chosen, trio.current_time()))
         self.heartbeat.tick()
         view = self.heartbeat.view()
         message = f"policy is {view.policy.value}, mode is {view.mode.value}: {view.reason.value}"
         return SwitchAnswer(True, view.mode.value, view.policy.value, message)
+
+    # Known peers, changed while the node runs.
+
+    def known_peers(self) -> list[KnownPeer]:
+        return known_peers(self.registry, self.heartbeat.view())
+
+    async def add_peer(self, address: str) -> KnownPeer:
+        addresses, peer_id = judge_address(address, self.registry, self.peer_id, self.options.addresses())
+        peer = self.registry.add(addresses, peer_id)
+        if peer is None:
+            raise LatticeError("bad_request", f"{address[:200]!r} leads to this node itself.")
+        self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        await self._share_peers()
+        return next(shown for shown in self.known_peers() if shown.id == peer.key)
+
+    async def forget_peer(self, name: str) -> KnownPeer:
+        peer = find_peer(self.registry, name)
+        if peer is None:
+            raise LatticeError("not_found", f"No known peer has the id or the address {name[:200]!r}.")
+        gone = next(shown for shown in self.known_peers() if shown.id == peer.key)
+        self.registry.forget(peer.key)
+        self.heartbeat.feed(PeerForgotten(peer.key, trio.current_time()))
+        self._anti_entropy.stop_polls((peer.key,))
+        await self._share_peers()
+        if self._p2p is not None and not peer.is_placeholder:
+            self._p2p.expel(peer.key)
+        return gone
+
+    def hint_peer(self, peer_id: str, addresses: Addresses) -> None:
+        """Discovery found a place where a node may be; it becomes a peer when it answers a Hello."""
+        if not self.registry.hint(peer_id, addresses) or not self.registry.hinted(peer_id).http:
+            return
+        try:
+            self._hints_to_greet.send_nowait(peer_id)
+        except trio.WouldBlock:
+            self._count("hints_dropped")
+
+    async def _greet_hints(self) -> None:
+        """Knock over HTTP at the places that discovery found, one after the other; P2P dials them anyway."""
+        async for peer_id in self._hints_found:
+            stranger = Peer(peer_id, hinted=self.registry.hinted(peer_id))
+            for _ in stranger.urls:
+                if self.registry.get(peer_id) is not None:
+                    break
+                with contextlib.suppress(RoundFailed):
+                    await self._anti_entropy.greet(stranger)
 
     # Life.
 
@@ -354,9 +420,9 @@ class Node:
         if peer is not None:
             self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
 
-    def know_peer(self, peer_id: str, name: str, addresses: Addresses) -> None:
-        """A configured peer of known identity."""
-        if self.registry.add_peer(peer_id, name, addresses) is not None:
+    def know_peer(self, peer_id: str, name: str, addresses: Addresses, source: Source = "configured") -> None:
+        """A peer of known identity, from the settings or the ticket."""
+        if self.registry.add_peer(peer_id, name, addresses, source) is not None:
             self.heartbeat.feed(PeerKnown(peer_id, trio.current_time()))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -376,6 +442,7 @@ class Node:
                 self._report_p2p(first=True)
             await nursery.start(self.heartbeat.run)
             nursery.start_soon(self._housekeeping)
+            nursery.start_soon(self._greet_hints)
             if self._p2p is not None:
                 nursery.start_soon(self._presence)
             task_status.started()
@@ -397,7 +464,7 @@ class Node:
     async def _housekeeping(self) -> None:
         """Every half second: addresses to dial, remembered peers, free space, jumps of time."""
         last_wall, last_mono = self._ports.wall_ms(), trio.current_time()
-        disk_at = 0.0
+        disk_at = peers_at = 0.0
         while True:
             await trio.sleep(0.5)
             now, wall = trio.current_time(), self._ports.wall_ms()
@@ -410,6 +477,9 @@ class Node:
             last_wall, last_mono = wall, now
             self._report_p2p()
             await self._addresses_changed()
+            if now >= peers_at:
+                peers_at = now + _WATCH_PEERS_S
+                self._watch.peers(self.heartbeat.view().peers)
             if now >= disk_at:
                 disk_at = now + _DISK_CHECK_S
                 self._check_disk()
@@ -417,24 +487,23 @@ class Node:
     async def _addresses_changed(self) -> None:
         if self.registry.changed == self._peers_saved:
             return
+        try:
+            await self._share_peers()
+        except LatticeError:
+            # The store has failed: it says so itself, and the peers are remembered once it is back.
+            self._peers_saved = -1
+
+    async def _share_peers(self) -> None:
+        """Tell the dialer what the registry says now, and remember it. Raises when the store fails."""
         self._peers_saved = self.registry.changed
         if self._p2p is not None:
-            known = {
-                peer.key: peer.multiaddrs
-                for peer in self.registry.all()
-                if not peer.is_placeholder and peer.multiaddrs
-            }
-            self._p2p.set_known(known)
+            self._p2p.set_known(self.registry.dial_targets())
         if len(self.registry) != self._known_shown:
             self._known_shown = len(self.registry)
             if self._known_shown:
                 self._log.info("HTTP_SYNC", f"Monitoring {self._known_shown} peer node(s)")
         dump = self.registry.dump()
-        try:
-            await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
-        except LatticeError:
-            # The store has failed: it says so itself, and the peers are remembered once it is back.
-            self._peers_saved = -1
+        await self._driver.ask(lambda token: Remember(token, _META_PEERS, dump))
 
     def _check_disk(self) -> None:
         reserve = self.options.disk_reserve_bytes
@@ -453,9 +522,9 @@ class Node:
             if free < 2 * reserve:
                 self._raise_alarm("low_space", f"{free} bytes are free; writes stop below {reserve}")
             else:
-                self._alarms.pop("low_space", None)
+                self._clear_alarm("low_space")
             if self._driver.failure is None:
-                self._alarms.pop("no_space", None)
+                self._clear_alarm("no_space")
 
     async def _presence(self) -> None:
         """Tell everybody by gossip that we are here, what we hold and where we are."""
@@ -488,6 +557,7 @@ class Node:
                     self._links.start_round(order.peer, padded=order.padded)
 
     def _mode_changed(self, change: ModeChanged) -> None:
+        self._watch.mode(change)
         previous = change.previous.value if change.previous else "none"
         self._log.info("SYNC", f"mode is {change.mode.value}", previous=previous, reason=change.reason.value)
 
@@ -500,6 +570,7 @@ class Node:
                     self._p2p.publish_nowait("entries", self._courier.seal_gossip([output.entries]))
             case Applied():
                 self._count("entries_applied", len(output.entries))
+                self._watch.applied(output)
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
                 self._note_roots(peer_id, output.served.peer_roots, equal_at=self._driver.commits)
@@ -515,6 +586,15 @@ class Node:
         if self._alarms.get(code) != text:
             self._alarms[code] = text
             self._log.error("ALERT", text, code=code)
+            self._watch.raised(code, text)
+
+    def _clear_alarm(self, code: str) -> None:
+        self._alarms.pop(code, None)
+        self._watch.cleared(code)
+
+    def _name_of(self, peer_id: str) -> str:
+        peer = self.registry.get(peer_id)
+        return peer.name if peer is not None else ""
 
     def _count(self, name: str, amount: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
@@ -589,12 +669,17 @@ class Node:
         """A node at `url` answered our Hello. Its peer id, or None for ourselves."""
         return self._note_greeting(answer, asked, url)
 
+    def _note_answer(self, answer: Answered) -> None:
+        """What any answer may show or say: that two live processes use its sender's key, or ours."""
+        peer_id = peer_id_of(answer.sender)
+        if answer.twin or (peer_id == self.peer_id and answer.boot != self._boot):
+            self._twin(peer_id)
+        if any(isinstance(m, Beat) and BeatFlag.TWIN_ALARM in m.flags for m in answer.messages):
+            self._twin(self.peer_id)
+
     def _note_greeting(self, answer: Answered, asked: Peer | None, url: str | None) -> str | None:
         peer_id = peer_id_of(answer.sender)
-        if answer.twin:
-            self._twin(peer_id)
-        if peer_id == self.peer_id and answer.boot != self._boot:
-            self._twin(peer_id)
+        self._note_answer(answer)
         if asked is not None and asked.is_placeholder and url is not None:
             self.registry.identify(url, peer_id)
             now = trio.current_time()
@@ -673,6 +758,9 @@ class Node:
                     out += reply.messages
         if sender != self._key.public_key:
             self.heartbeat.feed(RequestServed(peer_id, "p2p" if link else "http", trio.current_time()))
+        if self._freshness.has_twin(sender) and not any(isinstance(message, Beat) for message in out):
+            # Where HTTP is all there is, no beat would ever tell them.
+            out.append(self._beat(sender, BeatFlag(0)))
         return self._courier.reply(received, out)
 
     async def _hold(self, messages: Sequence[Message]) -> None:

@@ -7,14 +7,17 @@ store) and must become one list in which nobody stands twice and we ourselves ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import orjson
 
 from ..core.addresses import parse_multiaddr, parse_node_url
 from ..core.errors import MalformedError
 from ..core.failover_events import PLACEHOLDER_PREFIX
-from ..core.limits import ADDRESSES_MAX, KNOWN_NODES_MAX
+from ..core.limits import ADDRESSES_MAX, HINTS_MAX, KNOWN_NODES_MAX
 from ..core.messages import Addresses, Roots
+
+Source = Literal["configured", "ticket", "learned", "mdns", "added"]
 
 
 @dataclass(slots=True)
@@ -25,6 +28,9 @@ class Peer:
     name: str = ""
     configured: Addresses = field(default_factory=Addresses)
     learned: Addresses = field(default_factory=Addresses)
+    added: Addresses = field(default_factory=Addresses)
+    hinted: Addresses = field(default_factory=Addresses)
+    sources: set[Source] = field(default_factory=set)
     roots: Roots | None = None
     synced_ms: int | None = None
     held_commit: int = -1
@@ -38,11 +44,13 @@ class Peer:
 
     @property
     def multiaddrs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.configured.p2p, *self.learned.p2p)))
+        kinds = (self.added, self.configured, self.learned, self.hinted)
+        return tuple(dict.fromkeys(text for kind in kinds for text in kind.p2p))
 
     @property
     def urls(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.configured.http, *self.learned.http)))
+        kinds = (self.added, self.configured, self.learned, self.hinted)
+        return tuple(dict.fromkeys(text for kind in kinds for text in kind.http))
 
     def url(self) -> str | None:
         """The URL to try now; `url_failed` moves on to the next."""
@@ -74,6 +82,7 @@ class Registry:
         self._own_id = own_id
         self._peers: dict[str, Peer] = {}
         self._own_urls: set[str] = set()
+        self._hints: dict[str, Addresses] = {}
         self.changed = 0
 
     def __len__(self) -> int:
@@ -89,15 +98,21 @@ class Registry:
         """A configured base URL. None when it is our own; the peer itself if it is known already."""
         if url in self._own_urls:
             return None
-        for peer in self._peers.values():
-            if url in peer.urls:
-                return peer
-        return self._add(PLACEHOLDER_PREFIX + url, configured=Addresses(http=(url,)))
+        known = self.find_url(url)
+        if known is not None:
+            return known
+        peer = self._add(PLACEHOLDER_PREFIX + url, configured=Addresses(http=(url,)))
+        if peer is not None:
+            peer.sources.add("configured")
+        return peer
 
-    def add_peer(self, peer_id: str, name: str, addresses: Addresses) -> Peer | None:
+    def add_peer(
+        self, peer_id: str, name: str, addresses: Addresses, source: Source = "configured"
+    ) -> Peer | None:
         """A peer of known identity from the settings or the ticket. None for ourselves."""
         peer = self._add(peer_id)
         if peer is not None:
+            peer.sources.add(source)
             peer.name = peer.name or name
             peer.configured = _merged(peer.configured, addresses)
             self.changed += 1
@@ -108,6 +123,7 @@ class Registry:
         peer = self._add(peer_id)
         if peer is None:
             return None
+        peer.sources.add("learned")
         clean = _clean(addresses, peer_id)
         if peer.learned != clean or (name and peer.name != name):
             peer.learned = clean
@@ -120,12 +136,83 @@ class Registry:
         placeholder = self._peers.pop(PLACEHOLDER_PREFIX + url, None)
         if peer_id == self._own_id:
             self._own_urls.add(url)
+            self.changed += placeholder is not None
             return None
         peer = self._add(peer_id)
         if peer is not None and placeholder is not None:
             peer.configured = _merged(peer.configured, placeholder.configured)
+            peer.added = _merged(peer.added, placeholder.added)
+            peer.sources |= placeholder.sources
             self.changed += 1
         return peer
+
+    def add(self, address: Addresses, peer_id: str | None) -> Peer | None:
+        """One address that an operator added to the running node; without a peer id it is a URL.
+
+        None for ourselves and when no further peer fits. Remembered until it is forgotten.
+        """
+        if peer_id is not None:
+            peer = self._add(peer_id)
+        else:
+            url = address.http[0]
+            if url in self._own_urls:
+                return None
+            peer = self.find_url(url) or self._add(PLACEHOLDER_PREFIX + url)
+        if peer is not None:
+            peer.sources.add("added")
+            peer.added = _merged(peer.added, address)
+            self.changed += 1
+        return peer
+
+    def hint(self, peer_id: str, addresses: Addresses) -> bool:
+        """Where a node may be, as discovery says: no proof, so it makes no peer. None are given when it
+        is gone. Whether it is a new place of somebody who is not known."""
+        clean = _clean(addresses, peer_id)
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            if peer.hinted != clean:
+                self._take_hint(peer, clean)
+                self.changed += 1
+            return False
+        if peer_id == self._own_id or self._hints.get(peer_id, Addresses()) == clean:
+            return False
+        self._hints.pop(peer_id, None)
+        if clean != Addresses():
+            if len(self._hints) >= HINTS_MAX:
+                del self._hints[next(iter(self._hints))]
+            self._hints[peer_id] = clean
+        self.changed += 1
+        return peer_id in self._hints
+
+    def hinted(self, peer_id: str) -> Addresses:
+        """The places hinted at for somebody who is not known."""
+        return self._hints.get(peer_id, Addresses())
+
+    @staticmethod
+    def _take_hint(peer: Peer, addresses: Addresses) -> None:
+        peer.hinted = addresses
+        if addresses != Addresses():
+            peer.sources.add("mdns")
+
+    def dial_targets(self) -> dict[str, tuple[str, ...]]:
+        """Whom the P2P lung dials: the peers, and those that discovery hints at."""
+        hinted = {peer_id: addresses.p2p for peer_id, addresses in self._hints.items() if addresses.p2p}
+        known = {
+            peer.key: peer.multiaddrs
+            for peer in self._peers.values()
+            if not peer.is_placeholder and peer.multiaddrs
+        }
+        return hinted | known
+
+    def find_url(self, url: str) -> Peer | None:
+        """The peer that has this base URL."""
+        return next((peer for peer in self._peers.values() if url in peer.urls), None)
+
+    def forget(self, key: str) -> bool:
+        """Drop a peer with all its addresses; whether there was one."""
+        found = self._peers.pop(key, None) is not None
+        self.changed += found
+        return found
 
     def _add(self, key: str, configured: Addresses | None = None) -> Peer | None:
         if key == self._own_id:
@@ -137,22 +224,36 @@ class Registry:
             peer = self._peers[key] = Peer(key)
             if configured is not None:
                 peer.configured = configured
+            self._take_hint(peer, self._hints.pop(key, Addresses()))
             self.changed += 1
         return peer
 
     def dump(self) -> bytes:
-        """What is remembered across restarts: identities with the addresses they signed."""
+        """What is remembered across restarts: identities with the addresses they signed, and what
+        an operator added."""
         rows = [
-            {"id": peer.key, "name": peer.name, "p2p": peer.learned.p2p, "http": peer.learned.http}
+            {
+                "id": peer.key,
+                "name": peer.name,
+                "p2p": peer.learned.p2p,
+                "http": peer.learned.http,
+                "added": {"p2p": peer.added.p2p, "http": peer.added.http},
+            }
             for peer in self._peers.values()
-            if not peer.is_placeholder
+            if not peer.is_placeholder or peer.added.http
         ]
         return orjson.dumps(rows)
 
     def restore(self, data: bytes) -> None:
         """The inverse of dump, for what this program wrote itself."""
         for row in orjson.loads(data):
-            self.learn(row["id"], row["name"], Addresses(tuple(row["p2p"]), tuple(row["http"])))
+            key, added = row["id"], row.get("added", {})  # earlier versions knew no added ones
+            if not key.startswith(PLACEHOLDER_PREFIX):
+                self.learn(key, row["name"], Addresses(tuple(row["p2p"]), tuple(row["http"])))
+            for text in added.get("p2p", ()):
+                self.add(Addresses(p2p=(text,)), key)
+            for text in added.get("http", ()):
+                self.add(Addresses(http=(text,)), None if key.startswith(PLACEHOLDER_PREFIX) else key)
 
 
 def _merged(first: Addresses, second: Addresses) -> Addresses:

@@ -70,6 +70,7 @@ def _counters(node: Node, report: P2PReport) -> dict[str, int]:
         "p2p_restarts": report.restarts,
         **node.anti_entropy_counters,
         **node.engine.statistics(),
+        **node.bus.statistics(),
         **node.counters,
     }
 

@@ -203,7 +203,8 @@ class World:
 
     def clone(self, host: Host) -> Host:
         """A copied data directory on another machine: same identity, same disk content."""
-        twin = self.add_host(host.key, reserve_bytes=host.reserve_bytes, policy=host.policy)
+        kept = {name: getattr(host, name) for name in ("reserve_bytes", "policy", "p2p", "http")}
+        twin = self.add_host(host.key, **kept)
         twin.store = copy.deepcopy(host.store)
         twin.knows_peers = list(host.knows_peers)
         return twin

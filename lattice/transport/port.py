@@ -6,11 +6,13 @@ contract and none of them imports another. A transport moves sealed bytes; it ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import trio
+
+from ..core.messages import Addresses
 
 GossipKind = Literal["entries", "presence"]
 
@@ -136,4 +138,17 @@ class HttpLung(Protocol):
         Raises TransportError on anything but a 200 with an octet-stream within the size limit;
         redirects are never followed.
         """
+        ...
+
+
+class Discovery(Protocol):
+    """Finds places where nodes of this network may be. They are hints: nothing of them is proved."""
+
+    async def run(
+        self,
+        found: Callable[[str, Addresses], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run until cancelled; `found(peer_id, addresses)` for each, with no addresses for one gone."""
         ...

@@ -63,6 +63,7 @@ class Ledger:
     states: dict[bytes, KeyState] = field(default_factory=dict)
     heads: dict[LogKey, LogHead] = field(default_factory=dict)
     sealed: dict[LogKey, Seal] = field(default_factory=dict)
+    latest: dict[tuple[bytes, LogKey], Version] = field(default_factory=dict)
 
     def batch(self, plans: Iterable[EntryPlan]) -> Batch:
         """The batch of one commit, its roots included; the ledger moves on at once."""
@@ -123,10 +124,14 @@ class Ledger:
                 raise AssertionError("the ledger wrote an op that does not parse")
             place = (*log, header.seq, index)
             batch.ops.append(OpRow(op.key, *place, op.kind, entry.id))
-            batch.edges += [EdgeRow(op.key, target, *place) for target in op.over]
+            named = set(op.over)
+            if op.kind is not OpKind.ADD and (op.key, log) in self.latest:
+                named.add(self.latest[op.key, log])
+            batch.edges += [EdgeRow(op.key, target, *place) for target in sorted(named)]
             before = self.states.get(op.key, KeyState(op.key))
-            live = tuple(held for held in before.live if held.version not in op.over)
+            live = tuple(held for held in before.live if held.version not in named)
             if op.kind is OpKind.PUT:
+                self.latest[op.key, log] = Version(entry.id, index)
                 put = LiveVersion(
                     entry.id,
                     index,

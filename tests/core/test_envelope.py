@@ -333,6 +333,19 @@ def test_a_challenged_hello_can_show_the_twin() -> None:
     assert freshness.has_twin(b"a")
 
 
+def test_a_boot_that_another_has_followed_must_prove_itself_until_twins_are_known() -> None:
+    freshness = Freshness()
+    assert not freshness.is_superseded(b"a", 1)
+    freshness.proven(b"a", 1)
+    assert not freshness.is_superseded(b"a", 1)
+    freshness.proven(b"a", 2)
+    assert (freshness.is_superseded(b"a", 1), freshness.is_superseded(b"a", 2)) == (True, False)
+    freshness.proven(b"a", 1)
+    assert freshness.has_twin(b"a")
+    assert not freshness.is_superseded(b"a", 1)
+    assert not freshness.is_superseded(b"a", 2)
+
+
 def test_everything_remembered_is_bounded() -> None:
     freshness = Freshness()
     for number in range(BOOTS_MAX + 10):

@@ -117,6 +117,19 @@ def test_a_failing_seal_falls_back_to_the_next_lower(held: Held, author: Author)
     assert held.kept(author.log()) == [5]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_bad_seal_beside_a_good_one_does_not_hide_it(held: Held, author: Author, order: int) -> None:
+    """Any valid seal counts: which one stands last in a message says nothing."""
+    entries = author.write_many(3)
+    good = author.seal(entries[2])
+    elsewhere = author.seal(entries[1])._replace(seq=2)
+    seals = [good, forged(good), elsewhere][::order]
+    result = held.give(entries, *seals)
+    assert [entry.id for entry in result.entries] == [entry.id for entry in entries]
+    assert held.head(author.log()) == 2
+    assert held.is_sound()
+
+
 def test_a_seal_of_another_entry_or_log_is_none(held: Held, author: Author) -> None:
     entries = author.write_many(3)
     good = author.seal(entries[2])

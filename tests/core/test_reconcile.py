@@ -13,7 +13,7 @@ from lattice.core.draft import OpDraft
 from lattice.core.engine import Answer, OpenRound, RoundAnswered, RoundEnded, RoundStep, Served
 from lattice.core.entry import OpKind
 from lattice.core.envelope import Kind, Sealer
-from lattice.core.limits import KIB, MIB, PADDING_BYTES, PAGE_BYTES
+from lattice.core.limits import HEADS_LOGS_MAX, KIB, MIB, PADDING_BYTES, PAGE_BYTES
 from lattice.core.log import Logs
 from lattice.core.messages import (
     Entries,
@@ -348,6 +348,28 @@ def test_the_last_exchange_of_an_unknown_round_is_not_good() -> None:
     assert not served.good
     assert isinstance(messages[0], Heads)
     assert HeadsFlag.HOLDS_ALL not in messages[0].flags
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_author_with_too_many_logs_does_not_keep_the_others_out(first: bool) -> None:
+    """It was the end of the lists, for ever, for every author whose key is greater."""
+    replica = Replica(1)
+    replica.put(b"k")
+    logs = Logs(NETWORK, replica.store)
+    ((log, head),) = replica.store.log_heads().items()
+    crowd, middling = (bytes(32), b"\x01" * 32) if first else (b"\xff" * 32, b"\xfe" * 32)
+    for epoch in range(HEADS_LOGS_MAX + 1):
+        logs.heads.set(LogKey(crowd, epoch), head)
+    for epoch in range(HEADS_LOGS_MAX - 1):
+        logs.heads.set(LogKey(middling, epoch), head)
+    answering = Reconciler(logs, lambda: replica.engine.roots)
+    asked = Heads(5, HeadsFlag.LISTS, OTHER_ROOTS, logs=((crowd, ()), (log.author, ()), (middling, ())))
+    messages, _ = answering.answer((b"p", 1), [asked])
+    assert isinstance(messages[0], Heads)
+    assert {author: len(listed) for author, listed in messages[0].logs} == {
+        log.author: 1,
+        middling: HEADS_LOGS_MAX - 1,
+    }
 
 
 def test_boots_have_rounds_of_their_own_and_only_so_many_are_remembered() -> None:

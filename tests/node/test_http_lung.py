@@ -26,6 +26,36 @@ def test_http_alone_replicates_from_the_first_second() -> None:
     play(scenario)
 
 
+def test_a_copied_directory_is_noticed_over_http_alone() -> None:
+    """No beats and no streams: requests show the two boots, and answers tell them."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, p2p=False)
+        await world.start(n1, n2)
+        await put(n1, "before the copy")
+        assert await world.wait_converged(2) <= 2
+        # A restart alone is no twin, however often.
+        for _ in range(3):
+            await world.crash(n1)
+            await world.start(n1)
+            await put(n1, "again")
+            assert await world.wait_converged(20) <= 20
+        assert not n2.running.alarms
+        await world.crash(n1)
+        twin = world.clone(n1)
+        await world.start(n1, twin)
+        for host in (n2, n1, twin):
+            await world.wait_until(
+                lambda host=host: f"twin {n1.key.peer_id}" in host.running.alarms, 30, "the alarm"
+            )
+        for host in (n1, n2, twin):
+            await put(host, f"by {host.name}")
+        assert await world.wait_converged(20) <= 20
+        assert all(get(host, f"by {twin.name}") == b"1" for host in (n1, n2))
+
+    play(scenario)
+
+
 def test_http_is_a_second_behind() -> None:
     """The long-poll: a write is seen within about a second, whichever side polls."""
 

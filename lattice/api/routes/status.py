@@ -6,6 +6,7 @@ form for everybody else.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,7 +15,7 @@ from starlette.responses import Response as PlainResponse
 from ...core.errors import LatticeError
 from ...core.limits import KEY_BYTES_MAX, PAGE_KEYS_MAX
 from ...node.facade import LedgerView, NodeFacade
-from ...schemas import Identity, Key, LedgerState, Nodes, Status, SwitchAnswer
+from ...schemas import Identity, Key, LedgerState, Nodes, Status, SwitchAnswer, headline
 from ..access import API
 from ..answers import answer, ledger_state, reduced
 from ..guards import is_operator
@@ -32,6 +33,7 @@ def status_routes(node: NodeFacade) -> APIRouter:
     @router.get("/p2p/status", response_model=Status, summary="Both lungs, peers, roots, alarms")
     async def get_status(request: Request) -> Response:
         status = node.status()
+        status = replace(status, headline=headline(status))
         return answer(status if is_operator(request.scope) else reduced(status))
 
     @router.get("/p2p/identity", response_model=Identity, summary="The peer id and where it is dialled")

@@ -174,7 +174,8 @@ def test_forwarding_headers(name: bytes) -> None:
 
 def test_paths_that_are_not_in_the_table_are_not_served() -> None:
     for path in (
-        "/",
+        "/page/",
+        "/page/index.html",
         "/api",
         "/api/lattice/keysx",
         "/api/lattice/keys/../state/x/..",
@@ -188,4 +189,8 @@ def test_paths_that_are_not_in_the_table_are_not_served() -> None:
 def test_only_the_sealed_route_is_open_to_peers_and_no_write_is_public() -> None:
     assert [rule.path for rule in RULES if rule.kind is RouteClass.PEER] == ["/api/lattice/sync/messages"]
     assert {rule.method for rule in RULES if rule.kind is RouteClass.PUBLIC} == {"GET"}
-    assert [rule.path for rule in RULES if rule.status] == ["/api/lattice/p2p/status", "/api/lattice/state"]
+    assert [rule.path for rule in RULES if rule.status] == [
+        "/api/lattice/p2p/status",
+        "/api/lattice/state",
+        "/metrics",
+    ]

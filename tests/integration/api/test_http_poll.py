@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -245,3 +246,36 @@ async def test_https_by_the_given_authority_only(tmp_path: Path, lung: HttpPoll)
         assert await reason(trusting, url.replace("127.0.0.1", "localhost")) == "tls"
         assert await reason(lung, url) == "tls"
         assert await reason(trusting, url.replace("https", "http")) in ("reset", "not_http")
+
+
+class MovingName(trio.abc.HostnameResolver):
+    """A resolver in which the one name leads to wherever `address` says now."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, *rest: int
+    ) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int]]]:
+        assert host == b"node.example"
+        assert port is not None
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.address, int(port)))]
+
+    async def getnameinfo(self, sockaddr: tuple[str, int], flags: int) -> tuple[str, str]:
+        raise OSError("no reverse lookups here")
+
+
+async def test_a_name_that_moves_is_followed(lung: HttpPoll) -> None:
+    # trio's server listens on every address of loopback but its broadcast address.
+    names = MovingName("127.255.255.255")
+    before = trio.socket.set_custom_hostname_resolver(names)
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n" + OCTETS + b"\r\nok"
+    try:
+        async with server(answer) as (url, _):
+            named = url.replace("127.0.0.1", "node.example")
+            with pytest.raises(TransportError):
+                await lung.exchange(named, b"x", timeout_s=2)
+            names.address = "127.0.0.1"
+            assert await lung.exchange(named, b"x", timeout_s=2) == b"ok"
+    finally:
+        trio.socket.set_custom_hostname_resolver(before)

@@ -226,6 +226,24 @@ async def test_siblings_and_counters(operator: httpx.AsyncClient, node: Node) ->
     problem(await operator.delete(f"{KEYS}/n"), 404, "not_found")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+async def test_a_sum_beyond_what_json_numbers_hold(
+    sign: int, operator: httpx.AsyncClient, node: Node
+) -> None:
+    """It was a 500 beyond 64 bits, and before that a number that many parsers round."""
+    most = 2**53 - 1
+    await node.append([OpDraft(OpKind.ADD, b"n", amount=sign * most)])
+    assert (await operator.get(f"{KEYS}/n")).json()["total"] == sign * most
+    await node.append([OpDraft(OpKind.ADD, b"n", amount=sign)])
+    assert (await operator.get(f"{KEYS}/n")).json()["total"] == str(sign * 2**53)
+    for _ in range(9):
+        await node.append([OpDraft(OpKind.ADD, b"n", amount=sign * most)] * 256)
+    total = sign * (2**53 + 9 * 256 * most)
+    assert abs(total) > 2**64
+    (shown,) = (await operator.get(KEYS)).json()["keys"]
+    assert (shown["adds"], shown["total"]) == (2 + 9 * 256, str(total))
+
+
 async def test_if_match(operator: httpx.AsyncClient, node: Node) -> None:
     first = (await operator.put(f"{KEYS}/k", content=b"1")).headers["etag"]
     second = await operator.put(f"{KEYS}/k", content=b"2", headers={"If-Match": first})

@@ -29,6 +29,8 @@ from tests.integration.api.api_kit import (
 # What makes each route succeed, and the status of that success.
 _SUCCESS: dict[tuple[str, str], tuple[str, bytes, int]] = {
     ("POST", "/api/lattice/sync/switch"): ("?mode=auto", b"", 200),
+    ("GET", "/api/lattice/events"): ("?follow=false", b"", 200),
+    ("POST", "/api/lattice/peers"): ("", b'{"address":"http://192.0.2.7:8100"}', 201),
     ("PUT", "/api/lattice/keys/{key}"): ("", b"1", 201),
     ("POST", "/api/lattice/entries"): ("", b'{"ops":[{"op":"put","key":"k","value":1}]}', 201),
 }
@@ -43,7 +45,8 @@ class Call:
     @property
     def path(self) -> str:
         query = _SUCCESS.get((self.rule.method, self.rule.path), ("", b"", 200))[0]
-        return self.rule.path.replace("{key}", "some/key") + query
+        name = "http%3A%2F%2F192.0.2.7%3A8100" if "/peers/" in self.rule.path else "some/key"
+        return self.rule.path.replace("{key}", name) + query
 
     @property
     def body(self) -> bytes:
@@ -69,6 +72,7 @@ def _name(call: Call) -> str:
 async def _prepare(node: Node) -> None:
     async with in_process(create_app(node, operator_access())) as client:
         assert (await client.put("/api/lattice/keys/some/key", content=b"1")).status_code == 201
+        await node.add_peer("http://192.0.2.7:8100")
 
 
 async def test_every_route_is_in_a_class_and_every_class_has_its_route(app: FastAPI) -> None:
@@ -229,11 +233,40 @@ async def test_head_is_get_without_a_body(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api/lattice", "/health/", "//health", "/api/lattice/%6Beys", "/favicon.ico", "/docs/x"]
+    "path",
+    [
+        "/page",
+        "/page/../app.py",
+        "/api/lattice",
+        "/health/",
+        "//health",
+        "/api/lattice/%6Beys",
+        "/favicon.ico",
+        "/docs/x",
+    ],
 )
 async def test_unknown_paths_are_404_in_problem_form(path: str, operator: httpx.AsyncClient) -> None:
-    problem(await operator.get(path), 404, "not_found")
-    problem(await operator.post(path, content=b"x"), 404, "not_found")
+    # Joined by hand: as a relative address `//health` would be a host and ask for `/`.
+    url = str(operator.base_url).rstrip("/") + path
+    problem(await operator.get(url), 404, "not_found")
+    problem(await operator.post(url, content=b"x"), 404, "not_found")
+
+
+async def test_the_page_and_what_it_loads_run_nothing_from_elsewhere(app: FastAPI) -> None:
+    async with in_process(app, client="192.0.2.7") as stranger:
+        for path, kind in (("/", "html"), ("/page/page.css", "css"), ("/page/page.js", "javascript")):
+            response = await stranger.get(path)
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith(f"text/{kind}")
+            policy = response.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+            assert "unsafe" not in policy
+            assert "://" not in response.text
+
+
+async def test_status_carries_the_sentence_that_the_command_line_says(operator: httpx.AsyncClient) -> None:
+    status = (await operator.get("/api/lattice/p2p/status")).json()
+    assert status["headline"].startswith("Network status: alone ")
 
 
 @pytest.mark.parametrize("query", ["prefix=%ff", "prefix=%c0%af", "after=%ed%a0%80"])

@@ -64,3 +64,13 @@ def test_a_command_that_talks_to_a_node_loads_no_node(
     assert not {
         name for name in names if name.startswith(("lattice.api", "lattice.node", "lattice.transport"))
     }
+
+
+@pytest.mark.slow
+def test_following_events_loads_no_node(served: ServedNode, tmp_path: Path) -> None:
+    """It would go on for ever, so it is refused: by then everything is loaded."""
+    env_file = write_env(tmp_path, API_BIND=served.bind)
+    code, names = loaded_by("events", "--after", "nonsense", "--env-file", str(env_file))
+    assert code == 1
+    assert names >= PRESENT | {"lattice.client.events"}
+    assert not names & HEAVY

@@ -239,3 +239,14 @@ def test_wrong_settings_exit_with_78(arguments: tuple[str, ...], says: str, shel
 def test_a_missing_settings_file_exits_with_78(shell: Shell) -> None:
     assert shell.bare("status", "--env-file", "/no/such/file") == 78
     assert "/no/such/file" in shell.err
+
+
+def test_peers_are_added_and_forgotten(shell: Shell, served: ServedNode) -> None:
+    url = "http://192.0.2.7:8100"
+    assert url in shell.ok("peers", "add", url)
+    assert [peer.urls for peer in served.node.registry.all()] == [(url,)]
+    assert url in shell.ok("peers", "forget", url)
+    assert served.node.registry.all() == []
+    assert "No known peer" in shell.fails(1, "peers", "forget", url)
+    assert "PEER_ID" in shell.fails(1, "peers", "add", "/ip4/192.0.2.7/tcp/9000")
+    assert "needs an address" in shell.fails(1, "peers", "add")

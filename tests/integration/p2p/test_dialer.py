@@ -88,6 +88,42 @@ async def test_a_peer_that_comes_late_is_reached_soon_and_again_after_a_loss() -
             await until(lambda: not present(a, b))
 
 
+class MovingName(trio.abc.HostnameResolver):
+    """A resolver in which one name leads to wherever `address` says now."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.asked = 0
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, *rest: int
+    ) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int]]]:
+        assert host == b"node.example"
+        assert port is not None
+        self.asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.address, int(port)))]
+
+    async def getnameinfo(self, sockaddr: tuple[str, int], flags: int) -> tuple[str, str]:
+        raise OSError("no reverse lookups here")
+
+
+@pytest.mark.slow
+async def test_a_name_that_moves_is_followed() -> None:
+    names = MovingName("127.0.0.9")
+    before = trio.socket.set_custom_hostname_resolver(names)
+    try:
+        async with several(2) as (a, b):
+            port = listed(b)[0].rpartition("/")[2]
+            a.targets.replace({str(b.id): [f"/dns4/node.example/tcp/{port}"]})
+            await until(lambda: a.counters["dial_failed"] >= 1, 10)
+            assert not present(a, b)
+            names.address = "127.0.0.1"
+            await until(lambda: present(a, b), 10)
+            assert names.asked >= 2
+    finally:
+        trio.socket.set_custom_hostname_resolver(before)
+
+
 @pytest.mark.slow
 async def test_names_are_looked_up_at_each_dial() -> None:
     async with several(2) as (a, b):

@@ -1,0 +1,82 @@
+"""`lattice fsck`: check this machine's store and say exactly what does not verify.
+
+Separate because it reads the files themselves and asks no node, so it works beside a running one and
+where none can start any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Final
+
+from ..fsck import CheckReport, check_store
+from .reach import load_settings
+from .text import printable, say, say_json
+
+_REDRAW_S: Final = 0.2
+
+
+def fsck(args: argparse.Namespace) -> int:
+    """0 when everything verifies, 1 with findings."""
+    from ..node.home import load_home
+
+    settings = load_settings(args)
+    home = load_home(settings)
+    progress = _Progress()
+    report = check_store(settings.data_dir, home.network_id, progress.show)
+    progress.clear()
+    if args.json:
+        say_json(report)
+    else:
+        say(_text(report))
+    return 0 if report.clean else 1
+
+
+def _text(report: CheckReport) -> str:
+    state = (
+        "recomputed from the entries" if report.state_recomputed else "not recomputed: entries are damaged"
+    )
+    lines = [
+        f"Checked {printable(report.data_dir)} in {report.duration_s:.1f} s",
+        f"  {report.logs} logs, {report.entries} entries, {report.ops} ops, {report.seals} seals",
+        f"  {report.keys} keys; the state was {state}",
+        f"  state root {report.merkle_root or '-'}",
+        f"  log root   {report.log_root or '-'}",
+        *(f"Problem: {printable(problem.text)}" for problem in report.problems),
+    ]
+    if report.problem_count > len(report.problems):
+        lines.append(f"and {report.problem_count - len(report.problems)} problems more")
+    if report.clean:
+        lines.append("Clean: everything verifies.")
+    else:
+        lines.append(
+            "The store is damaged. Stop the node, move its store file (not identity.key) aside and start "
+            "it again: its peers bring the ledger back."
+        )
+    return "\n".join(lines)
+
+
+class _Progress:
+    """One line on the terminal, drawn over itself; nothing where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self._drawn = False
+
+    def show(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - self._shown_at < _REDRAW_S and done != of):
+            return
+        self._shown_at = now
+        self._drawn = True
+        share = 100 * done // max(of, 1)
+        next_step = "; now the state" if done == of else ""
+        sys.stderr.write(f"\r\x1b[K{done} of {of} entries verified ({share} %){next_step}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -1,0 +1,196 @@
+"""Known peers at run time: added, forgotten, and remembered by the next process."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from lattice.core.errors import LatticeError
+from lattice.core.identity import NodeKey
+from lattice.core.limits import HINTS_MAX, KNOWN_NODES_MAX
+from lattice.core.messages import Addresses
+from lattice.node.registry import Registry
+from lattice.testing import Host, World, play
+from tests.node.kit import put, settled, until_known
+
+pytestmark = pytest.mark.slow
+
+
+def multiaddr(host: Host) -> str:
+    return f"{host.multiaddr}/p2p/{host.key.peer_id}"
+
+
+def ids(host: Host) -> set[str]:
+    return {peer.id for peer in host.running.known_peers()}
+
+
+@pytest.mark.parametrize("by_url", [True, False])
+def test_an_added_peer_is_dialled_and_survives_a_restart(by_url: bool) -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        await world.start(n1, n2)
+        shown = await n1.running.add_peer(n2.url if by_url else multiaddr(n2))
+        assert (shown.sources, shown.addresses) == (["added"], [n2.url if by_url else multiaddr(n2)])
+        await put(n2, "k")
+        await until_known(world, n1, "k", 90)
+
+        await world.crash(n1)
+        await world.start(n1)  # neither settings nor ticket name n2
+        assert ids(n1) == {n2.key.peer_id}
+        (again,) = n1.running.known_peers()
+        assert again.sources == ["added", "learned"]
+        await put(n2, "later")
+        await until_known(world, n1, "later", 90)
+
+    play(scenario)
+
+
+def test_a_url_that_was_never_reached_is_remembered_too() -> None:
+    async def scenario(world: World) -> None:
+        (n1,) = world.add_hosts(1)
+        await world.start(n1)
+        await n1.running.add_peer("http://10.0.0.99:8100")
+        await world.crash(n1)
+        await world.start(n1)
+        assert ids(n1) == {"url:http://10.0.0.99:8100"}
+
+    play(scenario)
+
+
+def test_a_learned_peer_is_found_again_without_ticket_or_settings() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2)
+        n2.knows_peers = []
+        await world.start(n1, n2)
+        await settled(world, [n1, n2])
+        await world.crash(n1)
+        await world.crash(n2)
+        n1.knows_peers = []
+        await world.start(n1, n2)
+        await settled(world, [n1, n2])
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("by_address", [True, False])
+def test_a_forgotten_peer_is_left_alone_until_it_announces_itself(by_address: bool) -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2)
+        n2.knows_peers = []
+        await world.start(n1, n2)
+        await settled(world, [n1, n2])
+        await world.crash(n2)
+        gone = await n1.running.forget_peer(n2.url if by_address else n2.key.peer_id)
+        assert gone.id == n2.key.peer_id
+        assert ids(n1) == set()
+        assert n1.running.status().peers == []
+        await trio.sleep(120)
+        assert ids(n1) == set()
+        n1.knows_peers = []
+        await world.crash(n1)
+        await world.start(n1)
+        assert ids(n1) == set()
+        await world.start(n2)  # it remembers n1 and says so
+        await settled(world, [n1, n2])
+
+    play(scenario)
+
+
+def test_a_forgotten_url_is_polled_no_more() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        n1.knows_urls = [n2.url]
+        await world.start(n1)
+        await trio.sleep(30)
+        await n1.running.forget_peer(n2.url)
+        await world.start(n2)
+        await trio.sleep(120)
+        assert ids(n1) == ids(n2) == set()
+
+    play(scenario)
+
+
+def test_what_cannot_be_added_or_forgotten() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        await world.start(n1)
+        for text in ("", "n2", "ftp://10.0.0.2", n2.multiaddr, "/ip4/0.0.0.0/tcp/1/p2p/" + n2.key.peer_id):
+            with pytest.raises(LatticeError, match="no address of a node"):
+                await n1.running.add_peer(text)
+        for text in (multiaddr(n1), n1.url, n1.url + "/"):
+            with pytest.raises(LatticeError, match="own address"):
+                await n1.running.add_peer(text)
+        for text in (n2.key.peer_id, n2.url, "nonsense"):
+            with pytest.raises(LatticeError) as caught:
+                await n1.running.forget_peer(text)
+            assert caught.value.code == "not_found"
+        assert ids(n1) == set()
+
+    play(scenario)
+
+
+def test_the_cap_on_known_peers() -> None:
+    async def scenario(world: World) -> None:
+        (n1,) = world.add_hosts(1)
+        await world.start(n1)
+        for number in range(KNOWN_NODES_MAX):
+            n1.running.registry.add_url(f"http://10.1.{number >> 8}.{number & 255}:8100")
+        with pytest.raises(LatticeError, match="forget one first"):
+            await n1.running.add_peer("http://10.2.0.1:8100")
+
+    play(scenario)
+
+
+def test_what_an_earlier_version_remembered_is_read() -> None:
+    other = "12D3KooWSCufgHzV4fCwRijfH2k3abrpAJxTKxEvN1FDuRXA2U9x"
+    registry = Registry("someone else")
+    registry.restore(b'[{"id":"%s","name":"n","p2p":[],"http":["http://192.0.2.7:8100"]}]' % other.encode())
+    registry.add(Addresses(http=("http://192.0.2.8:8100",)), None)
+    copy = Registry("someone else")
+    copy.restore(registry.dump())
+    assert [(p.key, p.urls) for p in copy.all()] == [(p.key, p.urls) for p in registry.all()]
+    assert len(copy) == 2
+
+
+def places(host: Host) -> Addresses:
+    return Addresses((multiaddr(host),), (host.url,))
+
+
+@pytest.mark.parametrize("lungs", [{}, {"p2p": False}, {"http": False}])
+def test_a_hint_leads_to_a_peer(lungs: dict[str, bool]) -> None:
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False, **lungs)
+        await world.start(n1, n2)
+        n1.running.hint_peer(n2.key.peer_id, places(n2))
+        await put(n2, "k")
+        await until_known(world, n1, "k", 30)
+        (found,) = n1.running.known_peers()
+        assert found.sources == ["learned", "mdns"]
+
+    play(scenario)
+
+
+def test_a_hint_alone_makes_no_peer() -> None:
+    async def scenario(world: World) -> None:
+        n1, n2, n3 = world.add_hosts(3, acquainted=False)
+        await world.start(n1, n3)
+        n1.running.hint_peer(n2.key.peer_id, places(n2))  # nobody there
+        n1.running.hint_peer(n2.key.peer_id, Addresses(http=(n3.url,)))  # somebody else there
+        n1.running.hint_peer(n1.key.peer_id, places(n1))
+        await trio.sleep(120)
+        assert n2.key.peer_id not in ids(n1)
+        assert n1.key.peer_id not in ids(n1)
+        assert n2.key.peer_id.encode() not in n1.running.registry.dump()
+
+    play(scenario)
+
+
+def test_hints_are_bounded_and_withdrawn() -> None:
+    registry = Registry("someone else")
+    keys = [NodeKey(number.to_bytes(32, "big")).peer_id for number in range(HINTS_MAX + 5)]
+    for key in keys:
+        assert registry.hint(key, Addresses((f"/ip4/192.0.2.7/tcp/9000/p2p/{key}",)))
+    assert set(registry.dial_targets()) == set(keys[5:])
+    assert not registry.hint(keys[9], Addresses())
+    assert set(registry.dial_targets()) == set(keys[5:]) - {keys[9]}
+    assert registry.all() == []
