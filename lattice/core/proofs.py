@@ -161,8 +161,7 @@ def verify_proof(proof: KeyProof) -> Proven:
     root = map_root_from_path(bucket_of(key_hash), proof.bucket, proof.path)
     _check(root == statement.state_root, "the bucket and its path do not lead to the signed state root")
     leaves = _pairs(proof.bucket)
-    state = KeyState(proof.key, tuple(_live(version) for version in proof.live), proof.adds, proof.total)
-    leaf = leaf_of(state)
+    leaf = leaf_of(state_of(proof.key, proof.live, proof.adds, proof.total))
     if leaf is None:
         _check(proof.total == 0 and proof.value is None, "an absent key has neither a sum nor a value")
         _check(key_hash not in leaves, "the key is present under the state root, not absent")
@@ -220,8 +219,10 @@ def _check_seal(network_id: bytes, below: bytes, header: Header, shown: ProofVal
     _check(seal_verifies(network_id, seal), "the seal's signature does not verify")
 
 
-def _live(version: ProofVersion) -> LiveVersion:
-    return LiveVersion(version.id, version.op_index, version.op_hash, 0, b"", 0, 0, 0, 0)
+def state_of(key: bytes, live: Sequence[ProofVersion], adds: int, total: int) -> KeyState:
+    """What a leaf is made of. Clocks, places and sizes are no part of it."""
+    held = (LiveVersion(one.id, one.op_index, one.op_hash, 0, b"", 0, 0, 0, 0) for one in live)
+    return KeyState(key, tuple(held), adds, total)
 
 
 def _pairs(bucket: bytes) -> dict[bytes, bytes]:
@@ -247,18 +248,7 @@ def proof_fields(proof: KeyProof) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "network": proof.network_id.hex(),
-        "key": proof.key.decode("utf-8"),
-        "present": bool(proof.live) or proof.adds > 0,
-        "live": [
-            {
-                "version": str(Version(version.id, version.op_index)),
-                "op_hash": version.op_hash.hex(),
-                "header": version.header.hex(),
-            }
-            for version in proof.live
-        ],
-        "adds": proof.adds,
-        "total": str(proof.total),
+        **key_fields(proof.key, proof.live, proof.adds, proof.total),
         "bucket": proof.bucket.hex(),
         "path": [step.hex() for step in proof.path],
         "winner": None
@@ -279,41 +269,67 @@ def proof_fields(proof: KeyProof) -> dict[str, Any]:
     }
 
 
+def key_fields(key: bytes, live: Sequence[ProofVersion], adds: int, total: int) -> dict[str, Any]:
+    """What a leaf is made of, as JSON-ready fields."""
+    return {
+        "key": key.decode("utf-8"),
+        "present": bool(live) or adds > 0,
+        "live": [
+            {
+                "version": str(Version(version.id, version.op_index)),
+                "op_hash": version.op_hash.hex(),
+                "header": version.header.hex(),
+            }
+            for version in live
+        ],
+        "adds": adds,
+        "total": str(total),
+    }
+
+
 def parse_proof(data: object) -> KeyProof:
     """From the JSON form; fields that it does not know are ignored. Raises MalformedError."""
-    top = _Fields(data, "the proof")
+    top = Fields(data, "the proof")
     if top.get("format") != FORMAT:
         raise MalformedError(f"this is no proof of the format {FORMAT}")
-    said = _Fields(top.get("statement"), "its statement")
-    signer = said.get("signer")
-    if not isinstance(signer, str):
-        raise MalformedError("the signer of the proof is not a peer id")
-    total = top.get("total")
-    if not isinstance(total, str) or not _SUM.fullmatch(total):
-        raise MalformedError("the total of the proof is not a whole number as text")
+    said = Fields(top.get("statement"), "its statement")
     winner = top.get("winner")
-    proof = KeyProof(
+    return KeyProof(
         top.hex("network", 32, 32),
-        _key_of(top.get("key")),
-        tuple(_parse_version(one) for one in top.items("live", _LIVE_MAX)),
-        top.number("adds"),
-        int(total),
+        *parse_held(top),
         top.hex("bucket", 0, _BUCKET_BYTES_MAX),
         top.hashes("path", _PATH_LENGTH),
         None if winner is None else _parse_value(winner),
         Statement(
-            public_key_of(signer),
+            parse_signer(said),
             said.hex("state_root", 32, 32),
             said.hex("log_root", 32, 32),
             said.number("timestamp_ms"),
             said.hex("signature", 64, 64),
         ),
     )
-    if top.get("present") is not (bool(proof.live) or proof.adds > 0):
-        raise MalformedError("the proof does not show what its field `present` says")
-    if abs(proof.total) > proof.adds * AMOUNT_MAX:
-        raise MalformedError("the total of the proof is larger than its adds can be")
-    return proof
+
+
+def parse_held(top: Fields) -> tuple[bytes, tuple[ProofVersion, ...], int, int]:
+    """The inverse of key_fields: key, live versions, adds and total."""
+    total = top.get("total")
+    if not isinstance(total, str) or not _SUM.fullmatch(total):
+        raise MalformedError("the total is not a whole number as text")
+    live = tuple(_parse_version(one) for one in top.items("live", _LIVE_MAX))
+    adds = top.number("adds")
+    if top.get("present") is not (bool(live) or adds > 0):
+        raise MalformedError("what is listed is not what the field `present` says")
+    if abs(int(total)) > adds * AMOUNT_MAX:
+        raise MalformedError("the total is larger than the adds can be")
+    return _key_of(top.get("key")), live, adds, int(total)
+
+
+def parse_signer(said: Fields) -> bytes:
+    """The public key of whoever signed the statement."""
+    signer = said.get("signer")
+    if not isinstance(signer, str):
+        raise MalformedError("the signer is not a peer id")
+    return public_key_of(signer)
 
 
 def _key_of(key: object) -> bytes:
@@ -327,14 +343,14 @@ def _key_of(key: object) -> bytes:
 
 
 def _parse_version(data: object) -> ProofVersion:
-    fields = _Fields(data, "a live version")
+    fields = Fields(data, "a live version")
     text = fields.get("version")
     version = Version.parse(text if isinstance(text, str) else "")
     return ProofVersion(*version, fields.hex("op_hash", 32, 32), fields.hex("header", 127, 127))
 
 
 def _parse_value(data: object) -> ProofValue:
-    fields = _Fields(data, "the winner")
+    fields = Fields(data, "the winner")
     return ProofValue(
         fields.hex("op", 0, ENTRY_BYTES_MAX),
         fields.hashes("audit_path", _AUDIT_LENGTH_MAX),
@@ -343,7 +359,7 @@ def _parse_value(data: object) -> ProofValue:
     )
 
 
-class _Fields:
+class Fields:
     """Reads the fields of one JSON object strictly."""
 
     __slots__ = ("_data", "_what")

@@ -6,8 +6,10 @@ thread may be committing to: pieces of two commits do not fit together, which th
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -19,7 +21,9 @@ from ..core.identity import public_key_of
 from ..core.limits import PAGE_BYTES, SEAL_INTERVAL
 from ..core.merkle import MerkleMap, bucket_of
 from ..core.proofs import KeyProof, ProofValue, ProofVersion, Statement, audit_path, verify_proof, winner_of
+from ..core.receipts import Receipt, ReceiptStatement, Step, plain_path, statement_body
 from ..core.rows import KeyState, LiveVersion, Reader
+from ..core.state import leaf_of
 from ..storage.port import Store
 from .facade import LedgerView
 
@@ -103,6 +107,51 @@ def _value(store: Reader, network_id: bytes, winner: ProofVersion) -> ProofValue
         tuple(row.header for row in rows[1:]),
         seals[0].pack(),
     )
+
+
+async def make_receipt(node: Ledger, key: bytes, now_ms: int, sign: Callable[[bytes], bytes]) -> Receipt:
+    """A merkletools receipt of a present key. The whole tree is hashed for it, in a thread."""
+    for _ in range(_TRIES):
+        state = node.store.key_state(key)
+        if state is None or not state.present:
+            raise LatticeError("not_found", "Only a key that is there has a receipt; a proof shows absence.")
+        if node.store.in_line:
+            made = _receipt_path(node.store, key)
+        else:
+            made = await trio.to_thread.run_sync(_receipt_path, node.store, key)
+        leaf = leaf_of(state)
+        if made is None or leaf != made.leaf:  # a commit came between the two reads
+            await trio.lowlevel.checkpoint()
+            continue
+        live = tuple(_version(node.store, held) for held in state.live)
+        signature = sign(statement_body(made.state_root, made.root, now_ms))
+        said = ReceiptStatement(public_key_of(node.peer_id), made.state_root, now_ms, signature)
+        return Receipt(
+            node.network_id, key, live, state.adds, state.total, made.leaf, made.root, made.steps, said
+        )
+    raise LatticeError("not_ready", "The key changes faster than a receipt of it is made; try again.")
+
+
+class _ReceiptPath(NamedTuple):
+    leaf: bytes
+    state_root: bytes
+    root: bytes
+    steps: tuple[Step, ...]
+
+
+def _receipt_path(store: Reader, key: bytes) -> _ReceiptPath | None:
+    """From one snapshot of the buckets: the key's leaf and its path; None where it has no leaf there."""
+    tree = MerkleMap(store.buckets())
+    hashes, leaves = [], []
+    for key_hash, leaf in tree.items():
+        hashes.append(key_hash)
+        leaves.append(leaf)
+    wanted = sha256(key).digest()
+    at = bisect_left(hashes, wanted)
+    if at == len(hashes) or hashes[at] != wanted:
+        return None
+    root, steps = plain_path(leaves, at)
+    return _ReceiptPath(leaves[at], tree.root(), root, steps)
 
 
 def read_history(store: Reader, network_id: bytes, key: bytes) -> KeyHistory:

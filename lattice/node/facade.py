@@ -13,6 +13,7 @@ from ..core.draft import Appended, Condition, OpDraft
 from ..core.entry import Seal
 from ..core.history import KeyHistory
 from ..core.proofs import KeyProof
+from ..core.receipts import Receipt
 from ..core.rows import EntryRow, LiveVersion, LogHead, LogKey
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from .bus import Bus
@@ -96,6 +97,10 @@ class NodeFacade(Protocol):
 
     async def prove(self, key: bytes) -> KeyProof:
         """The proof of a key, present or absent, under the state root of the last commit."""
+        ...
+
+    async def receipt(self, key: bytes) -> Receipt:
+        """A merkletools receipt of a present key. Raises `not_found`."""
         ...
 
     def history(self, key: bytes) -> KeyHistory:

@@ -54,7 +54,7 @@ from ..core.failover_events import (
     RoundGood,
 )
 from ..core.history import KeyHistory
-from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
+from ..core.identity import RECEIPT_TAG, STATE_TAG, NodeKey, peer_id_of, public_key_of
 from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
 from ..core.messages import (
     RULES_VERSION,
@@ -70,6 +70,7 @@ from ..core.messages import (
     Roots,
 )
 from ..core.proofs import KeyProof
+from ..core.receipts import Receipt
 from ..core.reconcile import RoundResult
 from ..core.rows import EntryRow, KeyState, LiveVersion, LogHead, LogKey
 from ..core.state import winner_first
@@ -80,7 +81,7 @@ from .anti_entropy import AntiEntropy, RoundFailed
 from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
-from .evidence import prove, read_history
+from .evidence import make_receipt, prove, read_history
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
@@ -275,6 +276,12 @@ class Node:
 
     async def prove(self, key: bytes) -> KeyProof:
         return await prove(self, key)
+
+    async def receipt(self, key: bytes) -> Receipt:
+        def sign(body: bytes) -> bytes:
+            return self._key.sign(RECEIPT_TAG, self._network_id, body)
+
+        return await make_receipt(self, key, self._ports.wall_ms(), sign)
 
     def history(self, key: bytes) -> KeyHistory:
         return read_history(self._store, self._network_id, key)
