@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from merkletools import MerkleTools
 from pymerkle import InmemoryTree
 from pymerkle import verify_inclusion as pymerkle_verifies
 
 from lattice.core.entry import Entry, Seal, Version
 from lattice.core.errors import LatticeError, MalformedError
-from lattice.core.identity import STATE_TAG
+from lattice.core.identity import RECEIPT_TAG, STATE_TAG
 from lattice.core.merkle import MerkleMap, bucket_of, leaf_hash, tree_root
 from lattice.core.proofs import (
     KeyProof,
@@ -29,6 +30,15 @@ from lattice.core.proofs import (
     proof_fields,
     root_from_audit_path,
     verify_proof,
+)
+from lattice.core.receipts import (
+    Receipt,
+    ReceiptStatement,
+    parse_receipt,
+    plain_path,
+    receipt_fields,
+    statement_body,
+    verify_receipt,
 )
 from lattice.core.rows import KeyState, LiveVersion
 from lattice.core.state import leaf_of
@@ -309,3 +319,51 @@ def test_what_is_no_proof_at_all(data: object) -> None:
 
 def test_unknown_fields_are_ignored() -> None:
     assert parse_proof({**proof_fields(PRESENT), "success": True, "later": 1}) == PRESENT
+
+
+# Receipts for merkletools.
+
+
+def receipt_of(size: int, index: int) -> Receipt:
+    states = [KeyState(b"k/%d" % number, (), 1, number) for number in range(size)]
+    tree = MerkleMap({})
+    for state in states:
+        tree.set(sha256(state.key).digest(), leaf_of(state))
+    root = tree.root()
+    leaves = [leaf for _, leaf in tree.items()]
+    target = leaf_of(states[index]) or b""
+    top, steps = plain_path(leaves, leaves.index(target))
+    signature = SIGNER.sign(RECEIPT_TAG, NETWORK, statement_body(root, top, 7))
+    said = ReceiptStatement(SIGNER.public_key, root, 7, signature)
+    return Receipt(NETWORK, states[index].key, (), 1, index, target, top, steps, said)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 8, 13, 64])
+def test_merkletools_agrees_on_receipts(size: int) -> None:
+    leaves = [sha256(b"leaf %d" % number).digest() for number in range(size)]
+    oracle = MerkleTools(hash_type="sha256")
+    oracle.add_leaf([leaf.hex() for leaf in leaves])
+    oracle.make_tree()
+    for index in range(size):
+        root, steps = plain_path(leaves, index)
+        assert root.hex() == oracle.get_merkle_root()
+        assert [{step.side: step.sibling.hex()} for step in steps] == oracle.get_proof(index)
+
+
+@given(st.integers(1, 20), st.data())
+def test_no_byte_of_a_receipt_can_be_changed(size: int, data: st.DataObject) -> None:
+    receipt = receipt_of(size, data.draw(st.integers(0, size - 1)))
+    fields = receipt_fields(receipt)
+    assert parse_receipt(json.loads(json.dumps(fields))) == receipt
+    verify_receipt(receipt)
+    place, text = data.draw(st.sampled_from(list(_bytes_within(fields))))
+    raw = bytearray.fromhex(text)
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(MalformedError):
+        verify_receipt(parse_receipt(_with(fields, place, raw.hex())))
+
+
+@pytest.mark.parametrize("step", [None, {}, {"left": "00"}, {"up": "00" * 32}, {"left": "0", "right": "0"}])
+def test_a_step_has_one_side(step: object) -> None:
+    with pytest.raises(MalformedError):
+        parse_receipt({**receipt_fields(receipt_of(3, 1)), "proof": [step]})
