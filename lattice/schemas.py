@@ -285,6 +285,153 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryVersion:
+    """One op of a key. `op` is put, delete or add; `value` is a put's, null with `error` set to
+    `unreadable_value` when it is not JSON; `amount` is an add's.
+
+    `replaces` are the versions that this op replaces, named or the earlier put of its log, held here or
+    not; `replaced_by` the ops that replace it. `lung` is how its entry came (local, p2p, http, gossip),
+    `peer` who sent it (null for our own), `arrived` when (RFC 3339, by this node's clock).
+    """
+
+    version: str
+    op: str
+    value: Any
+    error: str | None
+    amount: int | None
+    live: bool
+    winner: bool
+    replaces: list[str]
+    replaced_by: list[str]
+    id: str
+    op_index: int
+    author: str
+    epoch: str
+    seq: int
+    clock: str
+    lung: str
+    peer: str | None
+    arrived: str
+    arrived_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """`GET history/{key}`: newest first by (clock, author, version); `next` is the `after` of the next
+    page. `complete` is false when the key has more than 10,000 ops, of which only so many were read."""
+
+    success: bool
+    key: str
+    versions: list[HistoryVersion]
+    count: int
+    complete: bool
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryOp:
+    """One op of an entry. All but `index` and `size` are null for one that is stored and not applied."""
+
+    index: int
+    size: int
+    op: str | None
+    key: str | None
+    value: Any
+    error: str | None
+    amount: int | None
+    over: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryInfo:
+    """A stored entry. `size` is header and ops in bytes; `lung`, `peer` and `arrived` as in a history.
+
+    `ops`, `header` and `seal` (hex; of the lowest sealed entry at or above) come with `entries/{id}`.
+    """
+
+    id: str
+    author: str
+    epoch: str
+    seq: int
+    prev: str
+    clock: str
+    op_count: int
+    size: int
+    lung: str
+    peer: str | None
+    arrived: str
+    arrived_ms: int
+    ops: list[EntryOp] | None = None
+    header: str | None = None
+    seal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """`GET entries`: in log order (author, epoch, seq); `next` is the `after` of the next page."""
+
+    success: bool
+    entries: list[EntryInfo]
+    count: int
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenVersion:
+    """A live version in a proof: with the hash of its op and the header of its entry (hex)."""
+
+    version: str
+    op_hash: str
+    header: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenWinner:
+    """The winner's op, its audit path in the entry, the headers up to the sealed entry, the seal (hex)."""
+
+    op: str
+    audit_path: list[str]
+    headers: list[str]
+    seal: str
+
+
+@dataclass(frozen=True, slots=True)
+class RootStatement:
+    """A node's signature under its roots. `log_root` is null in a receipt."""
+
+    signer: str
+    state_root: str
+    timestamp_ms: int
+    signature: str
+    log_root: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProof:
+    """`GET proof/{key}`; docs/reference/proofs.md says how it is checked.
+
+    `bucket`, `path` and `winner` stand in a proof; `target_hash`, `merkle_root` and `proof` in a receipt
+    (`format=merkletools`).
+    """
+
+    success: bool
+    format: str
+    network: str
+    key: str
+    present: bool
+    live: list[ProvenVersion]
+    adds: int
+    total: str
+    statement: RootStatement
+    bucket: str | None = None
+    path: list[str] | None = None
+    winner: ProvenWinner | None = None
+    target_hash: str | None = None
+    merkle_root: str | None = None
+    proof: list[dict[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """`GET /health`."""
 

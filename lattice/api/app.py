@@ -26,6 +26,7 @@ from .openapi import docs_page
 from .problems import method_not_allowed, problem, problem_of
 from .routes.entries import entry_routes
 from .routes.events import event_routes
+from .routes.evidence import evidence_routes
 from .routes.keys import key_routes
 from .routes.page import page_routes
 from .routes.peers import peer_routes
@@ -64,8 +65,8 @@ def create_app(
             Middleware(Intake),
         ],
     )
-    routers = (status_routes, peer_routes, key_routes, entry_routes, event_routes, sync_routes, probe_routes)
-    for router in routers:
+    ledger = (key_routes, entry_routes, evidence_routes, event_routes)
+    for router in (status_routes, peer_routes, *ledger, sync_routes, probe_routes):
         app.include_router(router(node))
     app.include_router(metrics_routes(node, answers))
     app.include_router(page_routes())

@@ -144,6 +144,27 @@ def _add_keys(commands: argparse._SubParsersAction[_Parser]) -> None:
     add.add_argument("--limit", type=_count, default=100, metavar="N", help="at most so many (default 100)")
     add.add_argument("--all", action="store_true", help="all of them")
     _reading(add)
+    _add_evidence(commands)
+
+
+def _add_evidence(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _command(commands, "history", "list every op of a key, newest first", _history)
+    add.add_argument("key")
+    add.add_argument("--after", metavar="VERSION", help="only what is older than this one")
+    add.add_argument("--limit", type=_count, default=100, metavar="N", help="at most so many (default 100)")
+    _reading(add)
+    add = _command(commands, "proof", "prove a key, or its absence, under the signed state root", _proof)
+    add.add_argument("key")
+    forms = ("lattice", "merkletools")
+    add.add_argument("--format", choices=forms, default="lattice", help="lattice, or a merkletools receipt")
+    add.add_argument("--out", metavar="FILE", help="write it there")
+    _reading(add)
+    add = _command(commands, "verify", "check a proof file; needs no node", _verify)
+    add.add_argument("file", help="the file, or - for standard input")
+    add.add_argument("--root", metavar="HEX", help="the state root must be this one")
+    add.add_argument("--network", metavar="HEX", help="the network must be this one")
+    add.add_argument("--peer", metavar="ID", help="the signer must be this node")
+    add.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _command(
@@ -299,3 +320,21 @@ def _keys(args: argparse.Namespace) -> int:
     from .keys import keys
 
     return keys(args)
+
+
+def _history(args: argparse.Namespace) -> int:
+    from .evidence import history
+
+    return history(args)
+
+
+def _proof(args: argparse.Namespace) -> int:
+    from .evidence import proof
+
+    return proof(args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .evidence import verify
+
+    return verify(args)

@@ -16,8 +16,11 @@ import orjson
 
 from ..core.errors import CODES, LatticeError
 from ..schemas import (
+    EntryInfo,
+    EntryPage,
     Forks,
     Health,
+    History,
     Identity,
     Key,
     KeyPage,
@@ -74,7 +77,7 @@ def _problem(status: int, data: object) -> LatticeError:
     return LatticeError("internal" if status >= 500 else "bad_request", detail)
 
 
-def key_path(key: str) -> str:
+def key_path(key: str, under: str = "keys") -> str:
     """The path of a key, every byte that means something in a URL percent-encoded. Raises `bad_key`."""
     try:
         encoded = quote(key, safe="")
@@ -82,7 +85,7 @@ def key_path(key: str) -> str:
         raise LatticeError("bad_key", "the key is not Unicode text") from error
     if set(encoded) == {"."}:  # `.` and `..` would be taken for steps in the path
         encoded = encoded.replace(".", "%2E")
-    return f"{_API}/keys/{encoded}"
+    return f"{_API}/{under}/{encoded}"
 
 
 def new_idempotency_key() -> str:
@@ -151,6 +154,33 @@ def events(*, prefix: str = "", types: Sequence[str] = ()) -> Call[object]:
 
 def get(key: str) -> Call[Key]:
     return Call("GET", key_path(key), Key)
+
+
+def history(key: str, *, after: str | None = None, limit: int = 100) -> Call[History]:
+    """`after` is the last version of the page before."""
+    return Call("GET", f"{key_path(key, 'history')}{_query(after=after, limit=limit)}", History)
+
+
+def entries(
+    *,
+    author: str | None = None,
+    epoch: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+    lung: str | None = None,
+) -> Call[EntryPage]:
+    query = _query(author=author, epoch=epoch, after=after, limit=limit, lung=lung)
+    return Call("GET", f"{_API}/entries{query}", EntryPage)
+
+
+def entry(entry_id: str) -> Call[EntryInfo]:
+    return Call("GET", f"{_API}/entries/{quote(entry_id, safe='')}", EntryInfo)
+
+
+def proof(key: str, *, merkletools: bool = False) -> Call[dict[str, Any]]:
+    """The proof as it is kept and checked: `core.proofs.parse_proof` reads it, or `parse_receipt`."""
+    query = _query(format="merkletools" if merkletools else None)
+    return Call("GET", f"{key_path(key, 'proof')}{query}", dict[str, Any])
 
 
 def put(

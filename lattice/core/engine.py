@@ -303,6 +303,11 @@ class Engine:
         """The forks of the last commit, each with its proof."""
         return self._reader.fork_rows()
 
+    def tree_path(self, bucket: int) -> tuple[bytes, list[bytes]]:
+        """A bucket of the state tree and its path, as of the last `settle`: during a commit they lead
+        to a root that is not durable yet, so whoever shows them compares."""
+        return self._state.tree.bucket(bucket), self._state.tree.path(bucket)
+
     @property
     def state_size(self) -> int:
         """The number of keys with a leaf in the state tree."""

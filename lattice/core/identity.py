@@ -34,6 +34,7 @@ _INDEX: Final = {char: number for number, char in enumerate(_ALPHABET)}
 SEAL_TAG: Final = b"lattice/seal/v1\0"
 ENVELOPE_TAG: Final = b"lattice/envelope/v1\0"
 STATE_TAG: Final = b"lattice/state/v1\0"
+RECEIPT_TAG: Final = b"lattice/receipt/v1\0"
 
 
 def base58_encode(data: bytes) -> str:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.draft import Appended, Condition, OpDraft
-from ..core.rows import ForkRow, LiveVersion, LogHead, LogKey
+from ..core.entry import Seal
+from ..core.history import KeyHistory
+from ..core.proofs import KeyProof
+from ..core.receipts import Receipt
+from ..core.rows import EntryRow, ForkRow, LiveVersion, LogHead, LogKey
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from .bus import Bus
 from .measures import Measures
@@ -90,6 +94,28 @@ class NodeFacade(Protocol):
     def page(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyView]: ...
 
     def ledger(self) -> LedgerView: ...
+
+    async def prove(self, key: bytes) -> KeyProof:
+        """The proof of a key, present or absent, under the state root of the last commit."""
+        ...
+
+    async def receipt(self, key: bytes) -> Receipt:
+        """A merkletools receipt of a present key. Raises `not_found`."""
+        ...
+
+    def history(self, key: bytes) -> KeyHistory:
+        """All ops of a key, newest first, from committed rows."""
+        ...
+
+    def heads(self) -> dict[LogKey, LogHead]: ...
+
+    def entry(self, entry_id: bytes) -> tuple[EntryRow, Seal | None] | None:
+        """A stored entry and the lowest kept seal that authenticates it."""
+        ...
+
+    def entries(self, log: LogKey, first: int, last: int) -> list[EntryRow]:
+        """Entries first..last of a log, in order, a page of bytes at most."""
+        ...
 
     def status(self) -> Status: ...
 

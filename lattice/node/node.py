@@ -32,6 +32,7 @@ from ..core.engine import (
     RoundByPeer,
     Served,
 )
+from ..core.entry import Seal
 from ..core.envelope import Freshness, Sealer
 from ..core.errors import LatticeError
 from ..core.failover import Monitor
@@ -54,8 +55,9 @@ from ..core.failover_events import (
     RoundDue,
     RoundGood,
 )
-from ..core.identity import STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX
+from ..core.history import KeyHistory
+from ..core.identity import RECEIPT_TAG, STATE_TAG, NodeKey, peer_id_of, public_key_of
+from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -70,8 +72,10 @@ from ..core.messages import (
     Proof,
     Roots,
 )
+from ..core.proofs import KeyProof
+from ..core.receipts import Receipt
 from ..core.reconcile import RoundResult
-from ..core.rows import ForkRow, KeyState, LiveVersion, LogKey
+from ..core.rows import EntryRow, ForkRow, KeyState, LiveVersion, LogHead, LogKey
 from ..core.state import winner_first
 from ..schemas import KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
@@ -80,6 +84,7 @@ from .anti_entropy import AntiEntropy, RoundFailed
 from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
+from .evidence import make_receipt, prove, read_history
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
@@ -272,6 +277,31 @@ class Node:
             now,
             self._key.sign(STATE_TAG, self._network_id, body),
         )
+
+    async def prove(self, key: bytes) -> KeyProof:
+        return await prove(self, key)
+
+    async def receipt(self, key: bytes) -> Receipt:
+        def sign(body: bytes) -> bytes:
+            return self._key.sign(RECEIPT_TAG, self._network_id, body)
+
+        return await make_receipt(self, key, self._ports.wall_ms(), sign)
+
+    def history(self, key: bytes) -> KeyHistory:
+        return read_history(self._store, self._network_id, key)
+
+    def heads(self) -> dict[LogKey, LogHead]:
+        return self._store.log_heads()
+
+    def entry(self, entry_id: bytes) -> tuple[EntryRow, Seal | None] | None:
+        row = self._store.entry_by_id(entry_id)
+        if row is None:
+            return None
+        seals = self._store.seals(row.author, row.epoch, row.seq, row.seq + SEAL_INTERVAL)
+        return row, seals[0] if seals else None
+
+    def entries(self, log: LogKey, first: int, last: int) -> list[EntryRow]:
+        return self._store.entries(log.author, log.epoch, first, last, PAGE_BYTES)
 
     def status(self) -> Status:
         return build_status(self)

@@ -19,6 +19,7 @@ from lattice.core.envelope import Kind, Sealer
 from lattice.core.errors import LatticeError
 from lattice.core.identity import (
     ENVELOPE_TAG,
+    RECEIPT_TAG,
     SEAL_TAG,
     STATE_TAG,
     NodeKey,
@@ -106,15 +107,25 @@ def _signed_state() -> tuple[bytes, bytes, bytes]:
     return key.public_key, body, key.sign(STATE_TAG, NETWORK, body)
 
 
+def _signed_receipt() -> tuple[bytes, bytes, bytes]:
+    key, body = node_key(1), bytes(72)
+    return key.public_key, body, key.sign(RECEIPT_TAG, NETWORK, body)
+
+
 @pytest.mark.parametrize(
     ("make", "own"),
-    [(_signed_seal, SEAL_TAG), (_signed_envelope, ENVELOPE_TAG), (_signed_state, STATE_TAG)],
+    [
+        (_signed_seal, SEAL_TAG),
+        (_signed_envelope, ENVELOPE_TAG),
+        (_signed_state, STATE_TAG),
+        (_signed_receipt, RECEIPT_TAG),
+    ],
 )
 def test_no_verifier_takes_the_signature_of_another_kind(
     make: Callable[[], tuple[bytes, bytes, bytes]], own: bytes
 ) -> None:
     public_key, body, signature = make()
-    tags = {SEAL_TAG, ENVELOPE_TAG, STATE_TAG, b""}
+    tags = {SEAL_TAG, ENVELOPE_TAG, STATE_TAG, RECEIPT_TAG, b""}
     taken = {tag for tag in tags if verify(tag, NETWORK, public_key, body, signature)}
     assert taken == {own}
     assert not verify(own, altered(NETWORK), public_key, body, signature)
@@ -123,7 +134,7 @@ def test_no_verifier_takes_the_signature_of_another_kind(
 
 
 def test_no_tag_is_the_beginning_of_another() -> None:
-    tags = [SEAL_TAG, ENVELOPE_TAG, STATE_TAG]
+    tags = [SEAL_TAG, ENVELOPE_TAG, STATE_TAG, RECEIPT_TAG]
     assert all(tag.startswith(b"lattice/") and tag.endswith(b"\0") and tag.count(0) == 1 for tag in tags)
     assert len(set(tags)) == len(tags)
 

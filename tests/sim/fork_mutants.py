@@ -45,7 +45,7 @@ MUTANTS = (
         "F is the lowest seq with evidence",
         "core/forks.py",
         "        for seq in sorted(seqs):\n            if seq >= below:\n                return None\n",
-        "        for seq in sorted(seqs, reverse=True):\n            if seq >= below:\n                continue\n",
+        "        for seq in sorted(seqs)[::-1]:\n            if seq >= below:\n                continue\n",
     ),
     Mutant(
         "F only ever falls",
