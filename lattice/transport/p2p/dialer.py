@@ -128,8 +128,11 @@ class Dialer:
     def _backoff(self, failures: int) -> float:
         tuning = self._tuning
         longest = tuning.dial_backoff_first_s * 2.0 ** min(failures - 1, 16)
+        # A handful of peers is tried again within seconds of a healed network; of hundreds that are
+        # away together two are dialled a second.
+        most = max(tuning.dial_backoff_few_s, len(self._targets.peers()) / 2)
         # Half fixed, half random: peers that lost each other together do not return together.
-        return min(longest, tuning.dial_backoff_max_s) * random.uniform(0.5, 1.0)
+        return min(longest, most, tuning.dial_backoff_max_s) * random.uniform(0.5, 1.0)
 
     async def _connected_within(self, peer: ID, seconds: float) -> bool:
         with trio.move_on_after(seconds):

@@ -46,7 +46,8 @@ class Tuning:
     dial_s: float = 8.0  # a peer with another pre-shared setting never refuses, it only hangs
     dial_grace_s: float = 5.0  # the larger peer id dials only after this time without a connection
     dial_backoff_first_s: float = 1.0
-    dial_backoff_max_s: float = 30.0
+    dial_backoff_few_s: float = 8.0  # the longest wait while few peers are known
+    dial_backoff_max_s: float = 30.0  # and with sixty or more
     dials_at_once: int = 16  # most of the time of a dial is waiting for somebody who is not there
     dial_until: int = 48  # of 64 connections: the others stay free for whoever dials us
     addresses_per_dial: int = 4
