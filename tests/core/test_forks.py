@@ -214,6 +214,7 @@ def test_a_fork_below_two_forks_is_found_at_once() -> None:
     for replica in (one, two):
         assert replica.engine.heads[author.log()] == LogHead(49, entries[49].id, 50)
     assert synced.result.equal
+    assert len(synced.requests) < 12, "not one by one, from proof to proof"
 
 
 def test_f_falls_and_never_rises() -> None:
