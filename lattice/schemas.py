@@ -432,6 +432,17 @@ class KeyProof:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """`POST /api/lattice/import`: what became of the entries of one envelope of a parcel."""
+
+    success: bool
+    taken: int
+    held: int
+    waiting: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """`GET /health`."""
 

@@ -57,6 +57,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("GET", f"{API}/state", RouteClass.OPERATOR, status=True),
     Rule("POST", f"{API}/sync/switch", RouteClass.OPERATOR),
     Rule("POST", f"{API}/sync/messages", RouteClass.PEER),
+    Rule("POST", f"{API}/import", RouteClass.OPERATOR),
     Rule("GET", f"{API}/keys", RouteClass.OPERATOR),
     Rule("GET", f"{API}/keys/{_KEY}", RouteClass.OPERATOR),
     Rule("PUT", f"{API}/keys/{_KEY}", RouteClass.OPERATOR),

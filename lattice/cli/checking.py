@@ -7,15 +7,11 @@ where none can start any more.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from typing import Final
 
 from ..fsck import CheckReport, check_store
+from .progress import Progress
 from .reach import load_settings
 from .text import printable, say, say_json
-
-_REDRAW_S: Final = 0.2
 
 
 def fsck(args: argparse.Namespace) -> int:
@@ -24,7 +20,7 @@ def fsck(args: argparse.Namespace) -> int:
 
     settings = load_settings(args)
     home = load_home(settings)
-    progress = _Progress()
+    progress = Progress("entries verified", last="; now the state")
     report = check_store(settings.data_dir, home.network_id, progress.show)
     progress.clear()
     if args.json:
@@ -56,27 +52,3 @@ def _text(report: CheckReport) -> str:
             "it again: its peers bring the ledger back."
         )
     return "\n".join(lines)
-
-
-class _Progress:
-    """One line on the terminal, drawn over itself; nothing where standard error is no terminal."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._drawn = False
-
-    def show(self, done: int, of: int) -> None:
-        now = time.monotonic()
-        if not sys.stderr.isatty() or (now - self._shown_at < _REDRAW_S and done != of):
-            return
-        self._shown_at = now
-        self._drawn = True
-        share = 100 * done // max(of, 1)
-        next_step = "; now the state" if done == of else ""
-        sys.stderr.write(f"\r\x1b[K{done} of {of} entries verified ({share} %){next_step}")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._drawn:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_local(commands)
     _add_remote(commands)
     _add_keys(commands)
+    _add_carried(commands)
     return parser
 
 
@@ -165,6 +166,20 @@ def _add_evidence(commands: argparse._SubParsersAction[_Parser]) -> None:
     add.add_argument("--network", metavar="HEX", help="the network must be this one")
     add.add_argument("--peer", metavar="ID", help="the signer must be this node")
     add.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_carried(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _command(
+        commands, "export", "write the state as JSON lines, or a sealed parcel for members", _export
+    )
+    add.add_argument("--sealed", action="store_true", help="a parcel: all logs, readable by members only")
+    add.add_argument("--prefix", default="", help="of JSON lines, only keys that start so")
+    add.add_argument("--since", metavar="WHEN", help="only what came since: 2026-11-20T09:45:00Z, or 36h, 7d")
+    add.add_argument("--out", metavar="FILE", help="write to this file (default: standard output)")
+    _settings(add)
+    add = _command(commands, "import", "take in JSON lines as writes of this node, or a parcel", _import)
+    add.add_argument("file", metavar="FILE", help="what `lattice export` wrote; - for standard input")
+    _reading(add)
 
 
 def _command(
@@ -296,6 +311,18 @@ def _switch(args: argparse.Namespace) -> int:
     from .remote import switch
 
     return switch(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .carrying import export
+
+    return export(args)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from .carrying import import_file
+
+    return import_file(args)
 
 
 def _put(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from ..schemas import (
     Health,
     History,
     Identity,
+    Imported,
     Key,
     KeyPage,
     KnownPeers,
@@ -211,6 +212,11 @@ def batch(
     """`ops` as in `POST entries`: 1 to 256 objects with op, key, and value or amount."""
     body = orjson.dumps({"ops": list(ops)})
     return Call("POST", f"{_API}/entries{_ack(ack)}", Written, _write_headers(idempotency_key, None), body)
+
+
+def import_envelope(envelope: bytes) -> Call[Imported]:
+    """`envelope` is one of a parcel (see `lattice.core.parcel`)."""
+    return Call("POST", f"{_API}/import", Imported, {"content-type": "application/octet-stream"}, envelope)
 
 
 def _write_headers(idempotency_key: str | None, if_match: str | None) -> dict[str, str]:

@@ -144,10 +144,15 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Whether everything in a gossip payload was authentic, so that it may be relayed."""
+    """Whether everything in a gossip payload was authentic, so that it may be relayed; and how many
+    of its entries were taken in, were held already, wait for others, or were refused."""
 
     token: int
     authentic: bool
+    taken: int = 0
+    held: int = 0
+    waiting: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +368,8 @@ class Engine:
                 authentic = self._logs.may_relay(event.entries, result) and all(
                     self._logs.shows_fork(proof) for proof in event.proofs
                 )
-                self._commit.outputs.append(Judged(event.token, authentic))
+                counts = len(result.entries), result.duplicates, result.pending, sum(result.refused.values())
+                self._commit.outputs.append(Judged(event.token, authentic, *counts))
             case Remember():
                 self._commit.batch.meta[event.name] = event.value
                 self._commit.outputs.append(Remembered(event.token))

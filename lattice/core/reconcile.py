@@ -126,12 +126,12 @@ class Reconciler:
         before: object = None
         searches = self._searches(targets)
         while True:
+            proofs = [*self._lower_proofs(targets, searches), *self._offered_proofs(peer)]
             missing = self.missing(targets, searches)
             paths = self._next_paths(searches)
             asked = [
                 want for message in answer if isinstance(message, WantEntries) for want in message.ranges
             ]
-            proofs = [*self._lower_proofs(targets), *self._offered_proofs(peer)]
             now = (missing, paths, asked)
             if (not any(now) and not proofs) or (now == before and not proofs):
                 return
@@ -180,15 +180,22 @@ class Reconciler:
     def _proof(self, key: LogKey) -> Proof:
         return Proof(FORK_PROOF, pack_fork_proof(self._logs.proofs[key]))
 
-    def _lower_proofs(self, targets: dict[LogKey, LogHead]) -> list[Proof]:
+    def _lower_proofs(self, targets: dict[LogKey, LogHead], searches: dict[LogKey, _Search]) -> list[Proof]:
         """The proofs of logs that are frozen lower here than there, which `targets` then takes for
-        told; those beyond the cap go with the next messages."""
+        told; those beyond the cap go with the next messages.
+
+        Where both are frozen, what they hold below may part far lower: without a search each proof
+        would lower the other's F by one.
+        """
         proofs: list[Proof] = []
         for key, theirs in sorted(targets.items()):
             frozen = self._logs.heads.get(key).frozen
             if frozen < theirs.frozen and len(proofs) < FORK_PROOFS_MAX:
                 targets[key] = theirs._replace(frozen=frozen)
                 proofs.append(self._proof(key))
+                last = min(theirs.seq, frozen - 1)
+                if theirs.frozen != FROZEN_NEVER and last >= 0 and key not in searches:
+                    searches[key] = _Search(0, last // SEAL_INTERVAL)
         return proofs
 
     def _searches(self, targets: Mapping[LogKey, LogHead]) -> dict[LogKey, _Search]:
@@ -273,7 +280,7 @@ class Reconciler:
                 case _:
                     pass
         if session is not None:
-            proofs += self._lower_proofs(session.targets)
+            proofs += self._lower_proofs(session.targets, session.searches)
         out += self._serve(asked, proofs)
         if session is not None:
             missing = self.missing(session.targets, session.searches)

@@ -72,7 +72,7 @@ class KeyState(NamedTuple):
 
 class EntryRow(NamedTuple):
     """A stored entry. `peer` is the public key that sent it (empty for our own), `lung` how it
-    came (`local`, `p2p`, `http`, `gossip`), `arrived_ms` the wall clock of its arrival."""
+    came (`local`, `p2p`, `http`, `gossip`, `file`), `arrived_ms` the wall clock of its arrival."""
 
     author: bytes
     epoch: int

@@ -15,7 +15,7 @@ from ..core.history import KeyHistory
 from ..core.proofs import KeyProof
 from ..core.receipts import Receipt
 from ..core.rows import EntryRow, ForkRow, LiveVersion, LogHead, LogKey
-from ..schemas import KnownPeer, Status, SwitchAnswer
+from ..schemas import Imported, KnownPeer, Status, SwitchAnswer
 from .bus import Bus
 from .measures import Measures
 
@@ -135,6 +135,13 @@ class NodeFacade(Protocol):
 
     def forks(self) -> list[ForkRow]:
         """The frozen logs with their proofs, by author and epoch; committed rows only."""
+        ...
+
+    async def take_parcel(self, envelope: bytes) -> Imported:
+        """Take one envelope of a parcel, as from a member by hand; returns after the durable commit.
+
+        Raises `envelope` for one that no member of this network sealed, `malformed`, `no_space`.
+        """
         ...
 
     def known_peers(self) -> list[KnownPeer]: ...

@@ -34,7 +34,7 @@ from ..core.engine import (
 )
 from ..core.entry import Seal
 from ..core.envelope import Freshness, Sealer
-from ..core.errors import LatticeError
+from ..core.errors import LatticeError, MalformedError
 from ..core.failover import Monitor
 from ..core.failover_events import (
     Lung,
@@ -77,7 +77,7 @@ from ..core.receipts import Receipt
 from ..core.reconcile import RoundResult
 from ..core.rows import EntryRow, ForkRow, KeyState, LiveVersion, LogHead, LogKey
 from ..core.state import winner_first
-from ..schemas import KnownPeer, Status, SwitchAnswer
+from ..schemas import Imported, KnownPeer, Status, SwitchAnswer
 from ..storage.port import Store
 from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
 from .anti_entropy import AntiEntropy, RoundFailed
@@ -835,19 +835,49 @@ class Node:
         self.heartbeat.feed(PresenceHeard(peer_id, now, beat.interval_ms / 1000, held))
         return True
 
+    async def take_parcel(self, envelope: bytes) -> Imported:
+        if self._low_disk is not None:
+            raise self._low_disk
+        try:
+            received = self._courier.open_gossip(envelope)
+        except MalformedError:
+            raise
+        except LatticeError as error:
+            text = (
+                f"this is no envelope of this network ({error.message}): another network, or a damaged file"
+            )
+            raise LatticeError("envelope", text) from error
+        total = Imported(True, 0, 0, 0, 0)
+        for reply in await self._judge(received, "file"):
+            total = Imported(
+                True,
+                total.taken + reply.taken,
+                total.held + reply.held,
+                total.waiting + reply.waiting,
+                total.refused + reply.refused,
+            )
+        return total
+
     async def _take_gossip(self, received: Received) -> bool:
+        if self._low_disk is not None:
+            return True  # nothing is wrong with it; it comes again by a round
+        try:
+            judged = await self._judge(received, "gossip")
+        except LatticeError:
+            return False
+        return bool(judged) and all(reply.authentic for reply in judged)
+
+    async def _judge(self, received: Received, lung: str) -> list[Judged]:
+        """Hand what came one-way to the engine; its judgement of each part."""
         sender = received.opened.sender
         entries = [message for message in received.messages if isinstance(message, Entries)]
         proofs = tuple(message for message in received.messages if isinstance(message, Proof))
-        if self._low_disk is not None or not (entries or proofs):
-            return self._low_disk is None
-        authentic = True
-        for part in entries or [Entries((), ())]:
-            try:
-                reply = await self._driver.ask(
-                    lambda token: Gossiped(token, sender, "gossip", part, proofs)  # noqa: B023
-                )
-            except LatticeError:
-                return False
-            authentic = authentic and isinstance(reply, Judged) and reply.authentic
-        return authentic
+        judged = []
+        for part in entries or ([Entries((), ())] if proofs else []):
+            reply = await self._driver.ask(
+                lambda token: Gossiped(token, sender, lung, part, proofs)  # noqa: B023
+            )
+            if not isinstance(reply, Judged):
+                raise AssertionError(f"a one-way message was answered by {reply!r}")
+            judged.append(reply)
+        return judged

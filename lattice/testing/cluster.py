@@ -86,7 +86,7 @@ class LocalNode:
         """Run `lattice ARGUMENTS` with this node's settings to its end; what it printed."""
         done = subprocess.run(
             [*self.prefix, sys.executable, "-m", "lattice", *arguments],
-            env=self._environment(),
+            env=self.environment(),
             input=text_in,
             capture_output=True,
             text=True,
@@ -103,7 +103,7 @@ class LocalNode:
         with (self.directory / "console").open("ab") as console:
             self.process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "lattice", "start"],
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -168,7 +168,7 @@ class LocalNode:
         text = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LATTICE_")}
         return {**inherited, **self.settings()}
 

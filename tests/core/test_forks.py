@@ -173,6 +173,17 @@ def test_a_newcomer_gets_the_prefix_that_only_the_proof_authenticates() -> None:
     assert two.engine.roots == one.engine.roots
 
 
+def test_whoever_knows_only_the_proof_asks_for_the_prefix() -> None:
+    author, one, two = Author(), Replica(1), Replica(2)
+    entries, branch = branched(author, 10, 6)
+    one.take(page(entries, [author.seal(entries[9])]))
+    one.take(page(branch[6:], [author.seal(branch[-1])]))
+    two.take(NOTHING, proofs=[Proof(FORK_PROOF, fork_proof(author, entries, branch, 6))])
+    assert two.engine.heads[author.log()] == LogHead(-1, bytes(32), 6)
+    assert sync(one, two).result.good, "asked, the opener gives"
+    assert two.engine.heads[author.log()] == LogHead(5, entries[5].id, 6)
+
+
 def test_the_lowest_difference_is_found_by_halving() -> None:
     """A thousand entries of two branches that part low: a few stretches of headers, no entries."""
     author, one, two = Author(), Replica(1), Replica(2)
@@ -187,6 +198,23 @@ def test_the_lowest_difference_is_found_by_halving() -> None:
     assert one.engine.roots == two.engine.roots
     assert sum(map(len, synced.requests + synced.answers)) < 120_000
     assert len(synced.requests) < 10
+
+
+def test_a_fork_below_two_forks_is_found_at_once() -> None:
+    """Each knows another fork high up; what they hold below those parts far lower."""
+    author, one, two = Author(), Replica(1), Replica(2)
+    entries, branch = branched(author, 200, 50, 150)
+    for replica, chain, fork_at in ((one, entries, 190), (two, branch, 180)):
+        seals = [author.seal(entry) for entry in chain if entry.must_be_sealed or entry is chain[-1]]
+        replica.take(page(chain, seals))
+        rival = author.write(put(b"rival"), after=chain[fork_at - 1])
+        replica.take(page([rival], [author.seal(rival)]))
+        assert replica.engine.heads[author.log()].frozen == fork_at
+    synced = sync(one, two)
+    for replica in (one, two):
+        assert replica.engine.heads[author.log()] == LogHead(49, entries[49].id, 50)
+    assert synced.result.equal
+    assert len(synced.requests) < 12, "not one by one, from proof to proof"
 
 
 def test_f_falls_and_never_rises() -> None:

@@ -110,8 +110,8 @@ MUTANTS = (
     Mutant(
         "and it does so whatever the two F",
         "core/reconcile.py",
-        "            if theirs.seq >= 0 and self._differs(key, theirs):\n",
-        "            if theirs.frozen == FROZEN_NEVER and theirs.seq >= 0 and self._differs(key, theirs):\n",
+        "                if theirs.frozen != FROZEN_NEVER and last >= 0 and key not in searches:\n",
+        "                if theirs.frozen != FROZEN_NEVER and last < -1 and key not in searches:\n",
     ),
     Mutant(
         "at once, to the lowest",

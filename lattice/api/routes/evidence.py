@@ -69,7 +69,8 @@ def evidence_routes(node: NodeFacade) -> APIRouter:
         after: Annotated[str | None, Query(description="Only behind the entry with this id.")] = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_KEYS_MAX)] = 100,
         lung: Annotated[
-            Literal["local", "p2p", "http", "gossip"] | None, Query(description="Only what came this way.")
+            Literal["local", "p2p", "http", "gossip", "file"] | None,
+            Query(description="Only what came this way."),
         ] = None,
     ) -> Response:
         return answer(await entry_page(node, author, parse_epoch(epoch), after, limit, lung))

@@ -10,7 +10,7 @@ from starlette.responses import Response as PlainResponse
 
 from ...core.errors import LatticeError
 from ...node.facade import NodeFacade
-from ...schemas import Health, Readiness
+from ...schemas import Health, Imported, Readiness
 from ..access import API
 from ..answers import answer
 from ..guards import body_of, client_of, is_operator
@@ -36,7 +36,7 @@ async def serve_envelope(node: NodeFacade, body: bytes, remote: str) -> PlainRes
 
 
 def sync_routes(node: NodeFacade) -> APIRouter:
-    """`sync/messages` over this node."""
+    """`sync/messages` and `import` over this node."""
     router = APIRouter(prefix=API, tags=["peers"], responses=PROBLEMS)
 
     @router.post(
@@ -48,6 +48,15 @@ def sync_routes(node: NodeFacade) -> APIRouter:
     )
     async def post_messages(request: Request) -> Response:
         return await serve_envelope(node, body_of(request.scope), client_of(request.scope))
+
+    @router.post(
+        "/import",
+        response_model=Imported,
+        summary="One envelope of a parcel (`lattice export --sealed`), carried by hand",
+        openapi_extra={"requestBody": SEALED},
+    )
+    async def post_import(request: Request) -> Response:
+        return answer(await node.take_parcel(body_of(request.scope)))
 
     return router
 

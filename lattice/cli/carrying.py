@@ -1,0 +1,284 @@
+"""The commands that carry a ledger by hand: export and import.
+
+Separate because they work through whole stores and files, step by step, and must be able to go on after
+any interruption: what was imported once is recognised, as lines by their idempotency keys, as entries
+by their ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ..client import calls
+from ..core import parcel
+from ..core.clock import clock_text
+from ..core.envelope import NONCE_BYTES, Kind, Sealer
+from ..core.errors import ConfigError, LatticeError, MalformedError
+from ..core.limits import AMOUNT_MAX, ENTRY_BYTES_MAX, OPS_MAX, PAGE_KEYS_MAX
+from ..core.state import winner_first
+from .progress import Progress
+from .reach import connect, load_settings
+from .text import say, say_json, warn
+
+if TYPE_CHECKING:
+    from ..client.client import Client
+    from ..core.rows import KeyState, Reader
+
+_SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LINE_BYTES_MAX: Final = 1 << 20  # a value of 128 KiB, every character of it escaped
+# A group of lines leaves room for what frames the ops of an entry.
+_GROUP_BYTES: Final = ENTRY_BYTES_MAX * 3 // 4
+
+
+def export(args: argparse.Namespace) -> int:
+    """Beside a running node as well: it reads one snapshot of the store."""
+    from ..node.home import load_home
+    from ..storage.datadir import open_reader
+
+    settings = load_settings(args)
+    since_ms = _since(args.since)
+    home = load_home(settings)
+    reader = open_reader(settings.data_dir)
+    try:
+        with _output(args.out, binary=args.sealed) as out:
+            if args.sealed:
+                sealer = Sealer(home.key, home.network_id, home.network_keys, boot=_random_boot())
+                count = _write_parcel(reader, sealer, home.network_id, since_ms, out)
+                warn(f"{count} entries exported; members of this network read them, nobody else")
+            else:
+                count = _write_lines(reader, args.prefix.encode("utf-8"), since_ms, out)
+                warn(f"{count} keys exported; these lines are not encrypted")
+    finally:
+        reader.close()
+    return 0
+
+
+def _random_boot() -> int:
+    return int.from_bytes(secrets.token_bytes(8), "big")
+
+
+def _since(text: str | None) -> int:
+    """Milliseconds since 1970; 0 for everything. Raises ConfigError."""
+    if text is None:
+        return 0
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return int((time.time() - int(span[1]) * _SECONDS[span[2]]) * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"--since {text}: a time like 2026-11-20T09:45:00Z, or a span like 90m, 36h or 7d"
+        ) from None
+    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+@contextmanager
+def _output(path: str | None, *, binary: bool) -> Iterator[IO[bytes]]:
+    """The file under a temporary name until it is whole, readable by its owner only; or standard output."""
+    if path is None:
+        if binary and sys.stdout.isatty():
+            raise LatticeError("bad_request", "a parcel is not text: name a file with --out")
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    temporary = target.with_name(target.name + ".part")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise LatticeError("bad_request", f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_parcel(reader: Reader, sealer: Sealer, network_id: bytes, since_ms: int, out: IO[bytes]) -> int:
+    out.write(parcel.MAGIC)
+    progress = Progress("entries exported")
+    done, total = 0, reader.entry_count()
+    for body, entries in parcel.bodies(network_id, reader, since_ms):
+        out.write(parcel.frame(sealer.seal(Kind.ONE_WAY, body, secrets.token_bytes(NONCE_BYTES))))
+        done += entries
+        progress.show(done, max(done, total))
+    progress.clear()
+    return done
+
+
+def _write_lines(reader: Reader, prefix: bytes, since_ms: int, out: IO[bytes]) -> int:
+    """One line for each winner and each counter; losers of a conflict are not facts."""
+    progress = Progress("keys exported")
+    count = seen = 0
+    after: bytes | None = None
+    total = sum(len(packed) for packed in reader.buckets().values()) // 64
+    while page := reader.page_keys(prefix, after, PAGE_KEYS_MAX):
+        for state in page:
+            lines = list(_facts(reader, state, since_ms))
+            count += bool(lines)
+            for line in lines:
+                out.write(orjson.dumps(line) + b"\n")
+        after = page[-1].key
+        seen += len(page)
+        progress.show(seen, max(seen, total))
+    progress.clear()
+    return count
+
+
+def _facts(reader: Reader, state: KeyState, since_ms: int) -> Iterator[dict[str, Any]]:
+    key = state.key.decode("utf-8", "replace")
+    winner = next(iter(winner_first(state.live)), None)
+    if winner is not None and winner.clock >> 16 >= since_ms:
+        try:
+            value = orjson.loads(reader.value(winner))
+        except orjson.JSONDecodeError:
+            warn(f"the value of {key!r} is not JSON and is left out")
+        else:
+            yield {
+                "op": "put",
+                "key": key,
+                "value": value,
+                "version": str(winner.version),
+                "clock": clock_text(winner.clock),
+            }
+    # A counter has no time of its own: it is told whole, where everything is.
+    left = state.total if state.adds and not since_ms else 0
+    while left:
+        part = max(-AMOUNT_MAX, min(AMOUNT_MAX, left))
+        yield {"op": "add", "key": key, "amount": part}
+        left -= part
+
+
+def import_file(args: argparse.Namespace) -> int:
+    with _input(args.file) as (file, size), connect(args) as client:
+        head = file.read(len(parcel.MAGIC))
+        if head == parcel.MAGIC:
+            found = _import_parcel(client, file, size)
+        else:
+            found = _import_lines(client, head, file, size)
+    if args.json:
+        say_json(found)
+    else:
+        say(", ".join(f"{count} {name}" for name, count in found.items()))
+    return 0 if not found.get("refused") else 1
+
+
+@contextmanager
+def _input(path: str) -> Iterator[tuple[IO[bytes], int]]:
+    """The file and its size in bytes, 0 where that is not known."""
+    if path == "-":
+        yield sys.stdin.buffer, 0
+        return
+    try:
+        with open(path, "rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise LatticeError("not_found", f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _import_parcel(client: Client, file: IO[bytes], size: int) -> dict[str, int]:
+    """Envelope after envelope: what is held is recognised, so an import can be begun again."""
+    total = {"taken": 0, "held": 0, "waiting": 0, "refused": 0}
+    progress = Progress("bytes read")
+    while head := file.read(parcel.LENGTH_BYTES):
+        try:
+            length = parcel.length_of(head)
+            envelope = file.read(length)
+            if len(envelope) != length:
+                raise MalformedError("the file ends within an envelope")
+        except MalformedError as error:
+            done = ", ".join(f"{count} {name}" for name, count in total.items())
+            raise LatticeError("malformed", f"{error.message}; until there: {done}") from error
+        answer = client.send(calls.import_envelope(envelope))
+        for name in total:
+            total[name] += getattr(answer, name)
+        progress.show(file.tell() if size else 0, size)
+    progress.clear()
+    return total
+
+
+def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> dict[str, int]:
+    """Lines become writes of this node, grouped; the same lines again, within a day, are written once."""
+    total = {"written": 0, "repeated": 0}
+    progress = Progress("bytes read")
+    group: list[dict[str, Any]] = []
+    group_bytes = number = done = 0
+    digest = sha256()
+
+    def send() -> None:
+        # The key covers all lines so far: an equal group elsewhere in the file is another write.
+        written = client.send(calls.batch(group, idempotency_key=f"import/{digest.hexdigest()}"))
+        total["repeated" if written.repeated else "written"] += len(group)
+
+    for number, line in enumerate(_lines(head, file), 1):
+        done += len(line) + 1
+        if not line.strip():
+            continue
+        op = _op(line, number)
+        if group and (len(group) == OPS_MAX or group_bytes + len(line) > _GROUP_BYTES):
+            send()
+            progress.show(done if size else 0, size)
+            group, group_bytes = [], 0
+        group.append(op)
+        group_bytes += len(line)
+        digest.update(line + b"\n")
+    if group:
+        send()
+    progress.clear()
+    return total
+
+
+def _lines(head: bytes, file: IO[bytes]) -> Iterator[bytes]:
+    rest = head
+    while True:
+        line, found, after = rest.partition(b"\n")
+        if found:
+            yield line
+            rest = after
+            continue
+        more = file.readline(_LINE_BYTES_MAX)
+        if not more:
+            if rest:
+                yield rest
+            return
+        rest += more
+        if len(rest) > 2 * _LINE_BYTES_MAX:
+            raise LatticeError("bad_request", "a line is longer than any op: this is no file of JSON lines")
+
+
+_FIELDS: Final[dict[str, Sequence[str]]] = {
+    "put": ("op", "key", "value"),
+    "delete": ("op", "key"),
+    "add": ("op", "key", "amount"),
+}
+
+
+def _op(line: bytes, number: int) -> dict[str, Any]:
+    """The op of a line; what an export tells besides is left out. The node checks the rest."""
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise LatticeError("bad_request", f"line {number} is not JSON: {error}") from error
+    fields = _FIELDS.get(found.get("op", "")) if isinstance(found, dict) else None
+    if fields is None or not all(name in found for name in fields):
+        raise LatticeError(
+            "bad_request",
+            f"line {number} is no op: an object with op (put, delete, add), key, and value or amount",
+        )
+    return {name: found[name] for name in fields}
