@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import netns
+from tests.chaos.scene import Measured
 
-Measured = dict[str, float]
 Scenario = Callable[[Path], Measured]
 Outcomes = Callable[[Scenario], Measured]
 
@@ -27,14 +27,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     """Hands out what a scenario measured, or raises what it raised.
 
-    Scenarios mostly wait for real minutes to pass. So all that are selected (a module names its own
-    as SCENARIO) begin together, each in a thread, with the first test that asks.
+    Scenarios mostly wait for real minutes to pass. So those that are selected (a module names its own as
+    SCENARIOS) run side by side, each in a thread: all of the first test's WAVE begin when it asks, and the
+    next wave when that is over, since more nodes at a time than that are late and not only busy.
     """
     modules = dict.fromkeys(getattr(item, "module", None) for item in request.session.items)
-    scenarios: list[Scenario] = [module.SCENARIO for module in modules if hasattr(module, "SCENARIO")]
-    with ThreadPoolExecutor(max_workers=max(1, len(scenarios))) as pool:
-        running: dict[Scenario, Future[Measured]] = {
-            scenario: pool.submit(scenario, tmp_path_factory.mktemp(scenario.__name__))
-            for scenario in scenarios
-        }
-        yield lambda scenario: running[scenario].result()
+    waves: dict[int, list[Scenario]] = {}
+    for module in modules:
+        waves.setdefault(getattr(module, "WAVE", 1), []).extend(getattr(module, "SCENARIOS", ()))
+    running: dict[Scenario, Future[Measured]] = {}
+    with ThreadPoolExecutor(max_workers=max(1, *map(len, waves.values()))) as pool:
+
+        def outcome(scenario: Scenario) -> Measured:
+            if scenario not in running:
+                wait(running.values())
+                wave = next(wave for wave in waves.values() if scenario in wave)
+                for each in wave:
+                    running[each] = pool.submit(each, tmp_path_factory.mktemp(each.__name__))
+            return running[scenario].result()
+
+        yield outcome

@@ -101,8 +101,8 @@ def _cross(
     )
 
 
-SCENARIO: Scenario = islands
+SCENARIOS: tuple[Scenario, ...] = (islands,)
 
 
 def test_two_islands_stay_one_ledger(measured: Outcomes) -> None:
-    print(measured(SCENARIO))
+    print(measured(SCENARIOS[0]))

@@ -182,8 +182,8 @@ def _http_rounds(look: Look) -> int:
     return sum(count for name, count in counters.items() if name.startswith("rounds_http_"))
 
 
-SCENARIO: Scenario = silent_drop
+SCENARIOS: tuple[Scenario, ...] = (silent_drop,)
 
 
 def test_silent_drop_at_one_node(measured: Outcomes) -> None:
-    print(measured(SCENARIO))
+    print(measured(SCENARIOS[0]))
