@@ -471,7 +471,8 @@ class Monitor:
             seconds_since_peer=max(0.0, now - self._heard_at),
             fallback_in_s=max(0.0, deadline_e - now_e) if runs_out and deadline_e is not None else None,
             bridged_over_http=tuple(sorted(self._polled)) if mode is Mode.P2P else (),
-            resilient=legs(self._records.values(), now, config) == (True, True),
+            # Reachable is said for two minutes after the last answer; isolation is known sooner.
+            resilient=mode is not Mode.ISOLATED and legs(self._records.values(), now, config) == (True, True),
             alarms=tuple(sorted(self._voice.alarms)),
             peers=peers,
         )

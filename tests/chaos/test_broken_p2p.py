@@ -47,7 +47,8 @@ def _broken(label: str, directory: Path, breaks: Callable[[str], Fault]) -> Meas
             broken_at = time.monotonic()
             # Either side judges for itself, whichever direction is broken.
             for number, watcher in enumerate(it.watchers):
-                fallen = watcher.wait("HTTP", lambda look: look.mode == "HTTP", within_s=75)
+                watcher.wait("HTTP", lambda look: look.mode == "HTTP", within_s=75)
+                fallen = next(look for look in watcher.since(broken_at) if look.mode == "HTTP")
                 assert 60 <= fallen.silent_s <= 65
                 it.measured[f"http_after_last_beat_{number}_s"] = fallen.silent_s
                 before = [look for look in watcher.since(broken_at) if look.at < fallen.at]

@@ -875,6 +875,19 @@ def test_two_unanswered_rounds_isolate_and_one_does_not() -> None:
     assert [out.code for out in outputs if isinstance(out, ev.AlarmRaised)] == [ev.Alarm.ISOLATED]
 
 
+def test_isolation_is_never_called_resilient() -> None:
+    """Reachable is said for two minutes after an answer, and both lungs may fall silent sooner."""
+    bench = fallen()
+    bench.feed(ev.ProbeEnded("B", "http", 76.0, ok=True))
+    assert bench.view(76.0).resilient
+    for t in (80.0, 90.0):
+        bench.tick(t)
+        bench.poll_ended(t + 0.5, answered=False)
+    assert bench.mode() == "ISOLATED"
+    assert all(lung.reachable for lung in bench.peer(91.0).lungs.values())
+    assert not bench.view(91.0).resilient
+
+
 @pytest.mark.parametrize(
     "sign",
     [
