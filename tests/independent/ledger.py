@@ -16,17 +16,23 @@ from typing import Final, NamedTuple
 
 from nacl.signing import SigningKey
 
+from tests.independent.forks import Evidence, ForkProof, Link, Path, make_link, read_fork_proof, read_path
 from tests.independent.wire_format import (
     ADD,
+    FORK_PROOF,
     NOTHING,
     OPEN,
+    PATH,
     PUT,
+    SEALED_EVERY,
     ZERO32,
     Entries,
     Entry,
     LogHead,
     Malformed,
+    Message,
     Op,
+    Proof,
     Range,
     Roots,
     Seal,
@@ -50,15 +56,34 @@ PAGE_BYTES: Final = 1_500_000
 
 @dataclass(slots=True)
 class Log:
-    """One log: its entries from seq 0, and the valid seals that go with them."""
+    """One log: its entries from seq 0, the valid seals that go with them, and the proof of its fork."""
 
     entries: list[Entry] = field(default_factory=list)
     seals: dict[int, Seal] = field(default_factory=dict)
-    frozen: int = OPEN
+    proof: ForkProof | None = None
 
     @property
     def height(self) -> int:
         return len(self.entries) - 1
+
+    @property
+    def frozen(self) -> int:
+        return OPEN if self.proof is None else self.proof.fork
+
+    def is_continued(self, entry: Entry) -> bool:
+        """Whether the proof of the fork authenticates this entry, which no seal then has to."""
+        return (
+            self.proof is not None
+            and entry.header.seq + 1 == self.proof.fork
+            and entry.id == self.proof.continues
+        )
+
+    def known(self) -> tuple[list[Link], list[Seal]]:
+        """All headers that are kept, and the seals over them, which were valid when they came."""
+        links = [Link(entry.header, entry.header_bytes, entry.id) for entry in self.entries]
+        paths = [] if self.proof is None else [self.proof.first, self.proof.second]
+        links += [link for path in paths for link in path.links]
+        return links, [*self.seals.values(), *(path.seal for path in paths)]
 
     def head(self, epoch: int) -> LogHead:
         if not self.entries:
@@ -94,6 +119,19 @@ class Refusal(NamedTuple):
     why: str
 
 
+FROZEN: Final = "at or above the fork"
+UNREADABLE: Final[LogName] = (ZERO32, 0)
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What one message body brings of one log: entries that are well formed, headers of paths, seals."""
+
+    entries: list[Entry] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    seals: list[Seal] = field(default_factory=list)
+
+
 class Ledger:
     """All logs that this peer holds."""
 
@@ -114,9 +152,21 @@ class Ledger:
 
     # 7. Acceptance
 
-    def take(self, message: Entries) -> list[Refusal]:
-        """Accept what the rules allow; what they do not allow is no data, and comes back with a reason."""
-        arrived: dict[LogName, dict[int, Entry]] = defaultdict(dict)
+    def take(self, *messages: Message) -> list[Refusal]:
+        """Accept of one body what the rules allow; the rest is no data, and comes back with a reason."""
+        arrived: dict[LogName, Arrived] = defaultdict(Arrived)
+        refusals = []
+        for message in messages:
+            if isinstance(message, Entries):
+                refusals += self._sort_entries(message, arrived)
+            if isinstance(message, Proof):
+                refusals += self._sort_proof(message, arrived)
+        for name in sorted(arrived):
+            if arrived[name].entries or arrived[name].links:  # a seal alone says nothing
+                refusals += self._take_log(name, arrived[name])
+        return refusals
+
+    def _sort_entries(self, message: Entries, arrived: dict[LogName, Arrived]) -> list[Refusal]:
         refusals = []
         for header_bytes, ops_bytes in message.frames:
             try:
@@ -125,67 +175,98 @@ class Ledger:
                 log = (header_bytes[1:33], int.from_bytes(header_bytes[33:41], "big"))
                 refusals.append(Refusal(log, int.from_bytes(header_bytes[41:49], "big"), str(error)))
                 continue
-            log_held = self.logs.get(entry.log, Log()).entries
-            if entry.header.seq < len(log_held) and log_held[entry.header.seq].id == entry.id:
+            held = self.logs.get(entry.log, Log()).entries
+            if entry.header.seq < len(held) and held[entry.header.seq].id == entry.id:
                 continue  # a duplicate
-            arrived[entry.log].setdefault(entry.header.seq, entry)
-        seals: dict[LogName, list[Seal]] = defaultdict(list)
+            arrived[entry.log].entries.append(entry)
         for seal in message.seals:
-            seals[seal.author, seal.epoch].append(seal)
-        for log in sorted(arrived):
-            refusals += self._take_log(log, arrived[log], seals[log])
+            arrived[seal.author, seal.epoch].seals.append(seal)
         return refusals
 
-    def _take_log(self, name: LogName, arrived: Mapping[int, Entry], seals: Iterable[Seal]) -> list[Refusal]:
-        log = self.logs.get(name, Log())
-        fresh = {seq: entry for seq, entry in arrived.items() if log.height < seq < log.frozen}
-        refusals = [
-            Refusal(name, seq, "another entry is held at this seq") for seq in arrived if seq <= log.height
-        ]
-        if not fresh:
-            return refusals
+    def _sort_proof(self, message: Proof, arrived: dict[LogName, Arrived]) -> list[Refusal]:
+        try:
+            if message.kind == FORK_PROOF:
+                proof = read_fork_proof(self.network_id, message.payload)
+                paths = [proof.first, proof.second]
+            elif message.kind == PATH:
+                paths = [read_path(self.network_id, message.payload)]
+            else:
+                return []
+        except Malformed as error:
+            return [Refusal(UNREADABLE, 0, str(error))]
+        for path in paths:
+            log = arrived[path.links[0].log]
+            log.links += path.links
+            log.seals.append(path.seal)
+        return []
+
+    def _take_log(self, name: LogName, arrived: Arrived) -> list[Refusal]:
         if not is_good_key(name[0]):
-            return [*refusals, Refusal(name, min(fresh), "the author's key is not a good key")]
-        run = _run(log, fresh)
-        valid = self._valid_seals(run, seals)
+            seqs = [entry.header.seq for entry in arrived.entries]
+            return [Refusal(name, min(seqs, default=0), "the author's key is not a good key")]
+        log = self.logs.get(name, Log())
+        links, kept = log.known()
+        links += [
+            *arrived.links,
+            *(make_link(self.network_id, each.header_bytes) for each in arrived.entries),
+        ]
+        seqs_by_id = {link.id: link.seq for link in links}
+        valid = [
+            seal
+            for seal in arrived.seals
+            if seqs_by_id.get(seal.id) == seal.seq and seal.is_valid(self.network_id)
+        ]
+        evidence = Evidence(links, [*kept, *valid])
+        fork = evidence.lowest()
+        if fork is not None and fork < log.frozen:
+            log = self.logs[name]
+            own = log.entries[fork].id if fork <= log.height else None
+            self._freeze(log, evidence.proof(fork, own))
+        return self._accept(name, arrived.entries, evidence, {seal.id: seal for seal in valid})
+
+    def _freeze(self, log: Log, proof: ForkProof) -> None:
+        """Take a log's entries from the fork on out of everything."""
+        log.proof = proof
+        del log.entries[proof.fork :]
+        log.seals = {seq: seal for seq, seal in log.seals.items() if seq < proof.fork}
+
+    def _accept(
+        self, name: LogName, arrived: Sequence[Entry], evidence: Evidence, valid: Mapping[bytes, Seal]
+    ) -> list[Refusal]:
+        log = self.logs.get(name, Log())
+        refusals = [
+            Refusal(name, entry.header.seq, "another entry is held at this seq")
+            for entry in arrived
+            if entry.header.seq <= log.height
+        ]
+        refusals += [
+            Refusal(name, entry.header.seq, FROZEN) for entry in arrived if entry.header.seq >= log.frozen
+        ]
+        fresh = [entry for entry in arrived if log.height < entry.header.seq < log.frozen]
+        run = _run(log, fresh, evidence)
         walked = 0
         for entry in run:
-            if entry.must_be_sealed and entry.header.seq not in valid:
+            if entry.must_be_sealed and entry.id not in valid:
                 refusals.append(Refusal(name, entry.header.seq, "a seal that must be there is not"))
                 break
             walked += 1
-        sealed = [at for at in range(walked) if run[at].header.seq in valid]
-        accepted = run[: sealed[-1] + 1] if sealed else []
+        ends = [at for at in range(walked) if run[at].id in valid or log.is_continued(run[at])]
+        accepted = run[: ends[-1] + 1] if ends else []
         if len(accepted) < walked:
             refusals.append(Refusal(name, run[len(accepted)].header.seq, "no valid seal above"))
-        beyond = [seq for seq in fresh if seq > log.height + len(run)]
+        beyond = [entry.header.seq for entry in fresh if entry.header.seq > log.height + len(run)]
         if beyond:
             refusals.append(Refusal(name, min(beyond), "does not chain to what is held"))
         if accepted:
             self._append(name, accepted, valid)
         return refusals
 
-    def _valid_seals(self, run: Sequence[Entry], seals: Iterable[Seal]) -> dict[int, Seal]:
-        ids = {entry.header.seq: entry.id for entry in run}
-        return {
-            seal.seq: seal
-            for seal in seals
-            if ids.get(seal.seq) == seal.id and seal.is_valid(self.network_id)
-        }
-
-    def _append(self, name: LogName, accepted: Sequence[Entry], valid: Mapping[int, Seal]) -> None:
+    def _append(self, name: LogName, accepted: Sequence[Entry], valid: Mapping[bytes, Seal]) -> None:
         log = self.logs[name]
         log.entries.extend(accepted)
-        log.seals.update((seq, seal) for seq, seal in valid.items() if seq <= log.height)
+        log.seals.update((entry.header.seq, valid[entry.id]) for entry in accepted if entry.id in valid)
         for seq in [seq for seq in log.seals if seq != log.height and not log.entries[seq].must_be_sealed]:
             del log.seals[seq]
-
-    def freeze(self, name: LogName, at: int) -> None:
-        """Take a log's entries from the fork on out of everything; the caller has seen both branches."""
-        log = self.logs[name]
-        log.frozen = min(log.frozen, at)
-        del log.entries[log.frozen :]
-        log.seals = {seq: seal for seq, seal in log.seals.items() if seq < log.frozen}
 
     # 8. State
 
@@ -246,8 +327,28 @@ class Ledger:
                 ranges.append(Range(author, head.epoch, first, last))
         return ranges
 
+    def holds(self, author: bytes, head: LogHead) -> bool:
+        """Whether a head that another named is held: nothing of it lacks, and it is the same branch."""
+        if self.lacks(author, [head]):
+            return False
+        log = self.logs.get((author, head.epoch), Log())
+        return not 0 <= head.height < log.frozen or log.entries[head.height].id == head.id
+
+    def may_part(self, name: LogName, head: LogHead) -> bool:
+        """Whether the headers of a log have to be compared with those of the other, who named this head."""
+        log = self.logs.get(name, Log())
+        if log.height < 0 or head.height < 0:
+            return False
+        if head.height <= log.height and log.entries[head.height].id != head.id:
+            return True
+        return log.frozen < head.frozen != OPEN
+
+    def fork_proof(self, name: LogName) -> Proof | None:
+        proof = self.logs.get(name, Log()).proof
+        return None if proof is None else Proof(FORK_PROOF, proof.encode())
+
     def page(self, ranges: Iterable[Range]) -> Entries:
-        """About one page of what was wanted; each log's part ends at a seal that is kept."""
+        """About one page of what was wanted; each log's part ends at a seal that is kept, or at the fork."""
         frames: list[tuple[bytes, bytes]] = []
         seals: list[Seal] = []
         room, served = PAGE_BYTES, set()
@@ -266,13 +367,33 @@ class Ledger:
                         break
         return Entries(tuple(frames), tuple(seals))
 
+    def path(self, wanted: Range) -> Proof | None:
+        """The headers that a range without a last one asks for, up to the highest seal of the stretch."""
+        log = self.logs.get((wanted.author, wanted.epoch), Log())
+        links = [Link(entry.header, entry.header_bytes, entry.id) for entry in log.entries]
+        seals = dict(log.seals)
+        if log.proof is not None and log.height + 1 == log.frozen:
+            links += log.proof.first.links
+            seals[log.proof.first.seal.seq] = log.proof.first.seal
+        ends = [seq for seq in seals if wanted.first <= seq <= wanted.first | SEALED_EVERY - 1]
+        if not ends or wanted.first > log.height:
+            return None
+        part = tuple(links[wanted.first : max(ends) + 1])
+        return Proof(PATH, Path(part, seals[max(ends)]).encode())
 
-def _run(log: Log, fresh: Mapping[int, Entry]) -> list[Entry]:
+
+def _run(log: Log, fresh: Iterable[Entry], evidence: Evidence) -> list[Entry]:
+    """The run above what is held; of two entries at one seq the authenticated one, if there is one."""
+    above: dict[tuple[int, bytes], Entry] = {}
+    for entry in fresh:
+        place = (entry.header.seq, entry.header.prev)
+        if place not in above or evidence.is_authenticated(entry.id):
+            above[place] = entry
     run: list[Entry] = []
     top = log.entries[-1].id if log.entries else ZERO32
-    while (entry := fresh.get(log.height + 1 + len(run))) is not None and entry.header.prev == top:
-        run.append(entry)
-        top = entry.id
+    while (found := above.get((log.height + 1 + len(run), top))) is not None:
+        run.append(found)
+        top = found.id
     return run
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -17,15 +18,20 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 
-from tests.independent.ledger import Ledger, Refusal
+from tests.independent.forks import read_path
+from tests.independent.ledger import FROZEN, Ledger, LogName, Refusal
 from tests.independent.wire_format import (
     ENVELOPE_BYTES_MAX,
+    NOTHING,
     OPEN,
+    PATH,
+    SEALED_EVERY,
     ZERO32,
     Entries,
     Heads,
     Hello,
     LogHead,
+    Malformed,
     Message,
     Proof,
     Range,
@@ -48,6 +54,9 @@ EVERY_AUTHOR, LISTS, LAST, HOLDS_ALL = 1, 2, 4, 8
 PADDING: Final = 16_384
 SYNC_PATH: Final = "/api/lattice/sync/messages"
 EXCHANGES_MAX: Final = 400
+PROOFS_MAX: Final = 32
+
+Named = dict[LogName, LogHead]
 
 
 class Refused(Exception):
@@ -78,6 +87,25 @@ class Outcome:
     frozen: int = 0
 
 
+@dataclass(slots=True)
+class Search:
+    """The lowest stretch of 64 seqs in which two sides' headers may differ, found by halving."""
+
+    low: int
+    high: int
+
+    @property
+    def first(self) -> int:
+        return (self.low + self.high) // 2 * SEALED_EVERY
+
+    def goes_on(self, fork: int, *, came: bool) -> bool:
+        """Look at F, after the stretch that was asked for came or did not; whether to ask for another."""
+        if came and fork >= self.first:
+            self.low = self.first // SEALED_EVERY + 1  # alike up to F, or to the end of the stretch
+        self.high = min(self.high, fork // SEALED_EVERY)
+        return self.low <= self.high
+
+
 class Peer:
     """One run of this peer's process, with its key, towards one node."""
 
@@ -94,6 +122,9 @@ class Peer:
         self.counter = 0
         self.other: bytes = ZERO32
         self.challenges_answered = 0
+        self.sent: set[tuple[LogName, int]] = set()
+        self.offered: set[LogName] = set()
+        self.searched: set[tuple[LogName, int]] = set()
 
     # 10. Envelope
 
@@ -126,7 +157,7 @@ class Peer:
         if not is_good_key(sender) or not is_signed(sender, signed, signature):
             raise Refused("the envelope's signature is not valid")
         numbers = [int.from_bytes(plain[at : at + 8], "big") for at in (65, 73)]
-        opened = Opened(sender, plain[32], plain[33:65], *numbers, plain[81:113], body)
+        opened = Opened(sender, plain[32], plain[33:65], numbers[0], numbers[1], plain[81:113], body)
         if opened.to not in (self.public_key, ZERO32):
             raise Refused("the envelope is for somebody else")
         return opened
@@ -190,7 +221,8 @@ class Peer:
         if padded and theirs.padding != PADDING:
             raise Refused("the answer to padded Heads is not padded")
         outcome = Outcome(False, 1)
-        named: dict[bytes, tuple[LogHead, ...]] = {}
+        named: Named = {}
+        self.sent, self.offered, self.searched = set(), set(), set()
         if theirs.roots.log_root == self.ledger.log_root():
             if not padded:
                 outcome.good = True
@@ -200,7 +232,7 @@ class Peer:
         self._close(number, named, outcome)
         return outcome
 
-    def _trade(self, number: int, theirs: Heads, outcome: Outcome) -> dict[bytes, tuple[LogHead, ...]]:
+    def _trade(self, number: int, theirs: Heads, outcome: Outcome) -> Named:
         """Steps 2 and 3: lists, then pages both ways until nothing changes. What the other's lists named."""
         ours, others = self.ledger.digests(), dict(theirs.authors)
         if theirs.flags & EVERY_AUTHOR:
@@ -212,37 +244,96 @@ class Peer:
         lists = tuple((author, self.ledger.heads(author)) for author in differing)
         answer = self.ask([Heads(number, LISTS, self.ledger.roots(), lists=lists)])
         outcome.exchanges += 1
-        named = dict(_heads_of(answer, number).lists)
-        outcome.frozen = sum(head.frozen != OPEN for heads in named.values() for head in heads)
+        named: Named = {
+            (author, head.epoch): head for author, heads in _heads_of(answer, number).lists for head in heads
+        }
+        outcome.frozen = sum(head.frozen != OPEN for head in named.values())
+        searches: dict[LogName, Search] = {}
+        wanted_before: tuple[Range, ...] = ()
         while outcome.exchanges < EXCHANGES_MAX:
-            taken = self._take(answer, outcome)
+            taken = self._take(answer, named, searches, outcome)
             wanted = [each for message in answer if isinstance(message, Want) for each in message.ranges]
-            lacking = self._lacking(named)
-            page = self.ledger.page(wanted)
-            if not page.frames and (not lacking or not taken):
+            served = [*self._owed(set(differing), named), *self._served(wanted)]
+            lacking = self._wanted(named, searches)
+            if not served and (not lacking or (lacking == wanted_before and not taken)):
                 break
-            answer = self.ask([*([page] if page.frames else []), *([Want(lacking)] if lacking else [])])
+            wanted_before = lacking
+            answer = self.ask([*served, *([Want(lacking)] if lacking else [])])
             outcome.exchanges += 1
         return named
 
-    def _take(self, answer: Sequence[Message], outcome: Outcome) -> int:
-        before = self.ledger.entry_count
+    def _take(
+        self, answer: Sequence[Message], named: Named, searches: dict[LogName, Search], outcome: Outcome
+    ) -> bool:
+        """Take what came, and see where it leaves the searches for differences; whether anything changed."""
+        before = self.ledger.log_root()
+        refusals = self.ledger.take(*answer)
+        outcome.proofs += sum(isinstance(message, Proof) for message in answer)
+        outcome.pages += sum(isinstance(message, Entries) and bool(message.frames) for message in answer)
+        outcome.refusals += [refusal for refusal in refusals if refusal.why != FROZEN]
+        self.offered |= {refusal.log for refusal in refusals if refusal.why == FROZEN}
+        came = self._stretches(answer)
+        searched = bool(came & {(*name, search.first) for name, search in searches.items()})
+        for name, search in list(searches.items()):
+            fork = self.ledger.logs[name].frozen
+            if not search.goes_on(fork, came=(*name, search.first) in came):
+                del searches[name]
+                self.searched.add((name, fork))
+        for name, head in named.items():
+            fork = self._forks().get(name, OPEN)
+            if (
+                name not in searches
+                and (name, fork) not in self.searched
+                and self.ledger.may_part(name, head)
+            ):
+                searches[name] = Search(0, min(fork, head.height) // SEALED_EVERY)
+        return searched or self.ledger.log_root() != before
+
+    def _forks(self) -> dict[LogName, int]:
+        return {name: log.frozen for name, log in self.ledger.held() if log.frozen != OPEN}
+
+    def _stretches(self, answer: Sequence[Message]) -> set[tuple[bytes, int, int]]:
+        """Author, epoch and first seq of the single paths that came."""
+        found = set()
         for message in answer:
-            if isinstance(message, Proof):
-                outcome.proofs += 1
-            if isinstance(message, Entries) and message.frames:
-                outcome.pages += 1
-                outcome.refusals += self.ledger.take(message)
-        return self.ledger.entry_count - before
+            if isinstance(message, Proof) and message.kind == PATH:
+                with suppress(Malformed):
+                    first = read_path(self.ticket.network_id, message.payload).links[0]
+                    found.add((*first.log, first.seq))
+        return found
 
-    def _lacking(self, named: dict[bytes, tuple[LogHead, ...]]) -> tuple[Range, ...]:
-        return tuple(each for author in sorted(named) for each in self.ledger.lacks(author, named[author]))[
-            :4096
-        ]
+    def _owed(self, listed: set[bytes], named: Named) -> list[Message]:
+        """Proofs of forks that the other's lists do not show, or that it offered entries above."""
+        owed: list[Message] = []
+        for name, fork in self._forks().items():
+            head = named.get(name)
+            unknown = name[0] in listed and (head is None or fork < head.frozen)
+            proof = self.ledger.fork_proof(name)
+            if (unknown or name in self.offered) and (name, fork) not in self.sent and len(owed) < PROOFS_MAX:
+                self.sent.add((name, fork))
+                owed += [proof] if proof is not None else []
+        self.offered.clear()
+        return owed
 
-    def _close(self, number: int, named: dict[bytes, tuple[LogHead, ...]], outcome: Outcome) -> None:
+    def _served(self, wanted: Sequence[Range]) -> list[Message]:
+        """What was wanted: a page with the proofs of its frozen logs, and headers alone."""
+        page = self.ledger.page(each for each in wanted if not each.is_headers_alone)
+        logs = sorted({(header[1:33], int.from_bytes(header[33:41], "big")) for header, _ in page.frames})
+        proofs: list[Proof | None] = [self.ledger.fork_proof(name) for name in logs]
+        proofs += [self.ledger.path(each) for each in wanted if each.is_headers_alone][:PROOFS_MAX]
+        return [*(proof for proof in proofs if proof is not None), *([page] if page.frames else [])]
+
+    def _wanted(self, named: Named, searches: Mapping[LogName, Search]) -> tuple[Range, ...]:
+        """Headers of the logs that are being compared, entries of all others."""
+        ranges = [Range(*name, search.first, NOTHING) for name, search in sorted(searches.items())]
+        for name, head in sorted(named.items()):
+            if name not in searches:
+                ranges += self.ledger.lacks(name[0], [head])
+        return tuple(ranges[:4096])
+
+    def _close(self, number: int, named: Named, outcome: Outcome) -> None:
         """Step 4: the round is good when both sides hold all that the other's Heads named."""
-        holds_all = not self._lacking(named)
+        holds_all = all(self.ledger.holds(name[0], head) for name, head in named.items())
         flags = LAST | (HOLDS_ALL if holds_all else 0)
         answer = _heads_of(self.ask([Heads(number, flags, self.ledger.roots())]), number)
         outcome.exchanges += 1

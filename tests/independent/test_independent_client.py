@@ -6,15 +6,12 @@ that share nothing have to agree on every byte.
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from urllib.parse import quote
 
 import pytest
 from nacl.signing import SigningKey
@@ -33,12 +30,22 @@ from tests.independent.peer import (
     Refused,
     statement_is_signed,
 )
+from tests.independent.real_nodes import (
+    agrees,
+    call,
+    flipped,
+    keys_of,
+    pulled,
+    put,
+    same_values,
+    state_of,
+    stranger,
+)
 from tests.independent.wire_format import (
     DELETE,
     PUT,
     ZERO32,
     Entries,
-    Entry,
     Heads,
     Hello,
     LogHead,
@@ -64,41 +71,6 @@ from tests.independent.wire_format import (
 pytestmark = pytest.mark.slow
 FUZZ_CASES = 2_000
 BIG_VALUE = "x" * 130_000
-
-
-def call(node: LocalNode, method: str, path: str, data: object = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", node.api_port, timeout=60)
-    try:
-        body = None if data is None else json.dumps(data)
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
-
-
-def put(node: LocalNode, key: str, value: object) -> None:
-    status, answer = call(node, "PUT", f"/api/lattice/keys/{quote(key)}", value)
-    assert status == 201, answer
-
-
-def state_of(node: LocalNode) -> dict[str, Any]:
-    status, answer = call(node, "GET", "/api/lattice/state")
-    assert status == 200
-    assert isinstance(answer, dict)
-    return answer
-
-
-def keys_of(node: LocalNode) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    after = ""
-    while True:
-        status, page = call(node, "GET", f"/api/lattice/keys?limit=100{after}")
-        assert status == 200, page
-        found.update({each["key"]: each for each in page["keys"]})
-        if page["next"] is None:
-            return found
-        after = f"&after={quote(page['next'], safe='')}"
 
 
 @pytest.fixture(scope="module")
@@ -142,52 +114,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[LocalNo
 @pytest.fixture(scope="module")
 def ticket(nodes: Sequence[LocalNode]) -> Ticket:
     return read_ticket(nodes[0].command("invite").split()[-1])
-
-
-def stranger(ticket: Ticket, node: LocalNode) -> Peer:
-    return Peer(ticket, f"http://127.0.0.1:{node.sync_port}", SigningKey.generate())
-
-
-def agrees(ledger: Ledger, node: LocalNode) -> None:
-    shown = state_of(node)
-    roots = ledger.roots()
-    assert (roots.state_root.hex(), roots.log_root.hex()) == (shown["merkle_root"], shown["log_root"])
-    assert (roots.entries, len(ledger.state())) == (shown["entry_count"], shown["state_size"])
-    ours = [
-        (peer_id(name[0]), f"{name[1]:016x}", log.height, log.entries[-1].id.hex())
-        for name, log in ledger.held()
-        if log.entries
-    ]
-    theirs = [(head["author"], head["epoch"], head["seq"], head["id"]) for head in shown["heads"]]
-    assert sorted(ours) == sorted(each for each in theirs if each[2] is not None)
-
-
-def same_values(ledger: Ledger, node: LocalNode) -> None:
-    """Winners, siblings and counters as the API shows them."""
-    shown, cells = keys_of(node), ledger.state()
-    assert {key.encode() for key in shown} == set(cells)
-    for key, cell in cells.items():
-        api = shown[key.decode()]
-        assert api["adds"] == cell.adds
-        assert (None if api["total"] is None else int(api["total"])) == (cell.total if cell.adds else None)
-        if not cell.live:
-            assert api["version"] is None
-            continue
-        winner = cell.winner
-        entry, op = cell.live[winner]
-        assert api["version"] == f"{winner[0].hex()}.{winner[1]}"
-        assert api["author"] == peer_id(entry.header.author)
-        assert len(api["siblings"]) == len(cell.live) - 1
-        if api["error"] is None:
-            assert api["value"] == json.loads(op.body)
-
-
-def pulled(ticket: Ticket, node: LocalNode) -> Peer:
-    """A peer that has pulled everything a node holds."""
-    peer = stranger(ticket, node)
-    outcome = peer.sync()
-    assert (outcome.good, outcome.refusals) == (True, [])
-    return peer
 
 
 def test_everything_is_pulled_and_both_roots_come_out_of_the_entries(
@@ -305,10 +231,6 @@ def one_log(ledger: Ledger) -> tuple[LogName, Entries]:
     """A short log of a node with several kept seals or one, as one Entries."""
     name, log = min(ledger.held(), key=lambda pair: (len(pair[1].entries), pair[0]))
     return name, ledger.page([Range(*name, 0, log.height)])
-
-
-def flipped(data: bytes, at: int, bit: int = 1) -> bytes:
-    return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
 
 
 def test_one_flipped_bit_is_refused_by_the_verifier(nodes: Sequence[LocalNode], ticket: Ticket) -> None:
@@ -518,64 +440,6 @@ def test_a_new_boot_is_challenged_again_and_nothing_is_done_before(
     peer.exchange([Hello("s", answering=first[0].challenge), message])
     assert "before the challenge" in keys_of(nodes[0])
     assert peer.sync().good
-
-
-def fork_of(network_id: bytes, key: SigningKey) -> tuple[Author, Author, Entry]:
-    """Two branches of one log that part at seq 1."""
-    left = Author(Ledger(network_id), key)
-    right = Author(Ledger(network_id), key)
-    right.epoch = left.epoch
-    trunk = left.write(make_op(PUT, "fork/trunk", b"1"), clock=1)
-    right.write(make_op(PUT, "fork/trunk", b"1"), clock=1)
-    left.write(make_op(PUT, "fork/branch", b'"left"'), clock=2)
-    right.write(make_op(PUT, "fork/branch", b'"right"'), clock=2)
-    return left, right, trunk
-
-
-def test_a_frozen_log_does_not_stop_a_peer_that_knows_no_proofs(
-    nodes: Sequence[LocalNode], ticket: Ticket
-) -> None:
-    """Whatever the node makes of a forked log, everything that it serves is pulled."""
-    peer = pulled(ticket, nodes[0])
-    left, right, trunk = fork_of(ticket.network_id, SigningKey.generate())
-    name = (left.public_key, left.epoch)
-    for branch in (left, right):
-        peer.ask([branch.ledger.page([Range(*name, 0, 1)])])
-    head = next(head for head in state_of(nodes[0])["heads"] if head["author"] == peer_id(left.public_key))
-    put(nodes[0], "after the fork", 1)
-    newcomer = stranger(ticket, nodes[0])
-    assert newcomer.sync().refusals == []
-    assert newcomer.ledger.logs[name].height == head["seq"]
-    assert newcomer.ledger.logs[name].entries[0] == trunk
-    assert b"after the fork" in newcomer.ledger.state()
-    if head["frozen"] is not None:
-        newcomer.ledger.freeze(name, head["frozen"])  # this test made the fork and knows that it is one
-    agrees(newcomer.ledger, nodes[0])
-    same_values(newcomer.ledger, nodes[0])
-    other = Peer(ticket, f"http://127.0.0.1:{nodes[0].sync_port}", SigningKey.generate(), right.ledger)
-    other.sync()  # it holds the other branch
-    assert b"after the fork" in other.ledger.state()
-    assert other.ledger.logs[name].entries[1] == right.ledger.logs[name].entries[1]
-
-
-def test_a_frozen_head_bounds_what_is_asked_for_and_taken() -> None:
-    network_id = secrets.token_bytes(32)
-    left, _, trunk = fork_of(network_id, SigningKey.generate())
-    name = (left.public_key, left.epoch)
-    whole = left.ledger.page([Range(*name, 0, 1)])
-    empty = Ledger(network_id)
-    head = LogHead(left.epoch, 7, ZERO32, 5)
-    assert empty.lacks(left.public_key, [head]) == [Range(*name, 0, 4)]
-    assert empty.lacks(left.public_key, [head._replace(frozen=0)]) == []
-    assert empty.lacks(left.public_key, [LogHead(left.epoch, 2**64 - 1, ZERO32, 3)]) == []
-    left.ledger.freeze(name, 1)
-    assert left.ledger.heads(left.public_key) == (LogHead(left.epoch, 0, trunk.id, 1),)
-    left.ledger.take(whole)
-    assert left.ledger.entry_count == 1
-    assert left.ledger.lacks(left.public_key, [head]) == []
-    left.ledger.freeze(name, 0)
-    assert left.ledger.heads(left.public_key) == (LogHead(left.epoch, 2**64 - 1, ZERO32, 0),)
-    assert b"fork/trunk" not in left.ledger.state()
 
 
 def fresh_bodies(ledger: Ledger, peer: Peer, dice: random.Random) -> list[bytes]:

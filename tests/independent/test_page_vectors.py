@@ -36,7 +36,7 @@ from tests.independent.wire_format import (
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "core" / "vectors"
-CLIENT = ("wire_format", "ledger", "peer")
+CLIENT = ("wire_format", "forks", "ledger", "peer")
 
 
 def cases(name: str) -> list[Any]:

@@ -33,6 +33,7 @@ ENVELOPE_BYTES_MAX: Final = 4_194_304
 HEADS_AT_ONCE_MAX: Final = 16_384
 PUT, DELETE, ADD = 1, 2, 3
 HELLO, BEAT, HEADS, WANT, ENTRIES, PROOF = 1, 2, 3, 4, 5, 6
+FORK_PROOF, PATH = 1, 2
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -284,6 +285,10 @@ def read_header(data: bytes) -> Header:
         reader.number(8), reader.number(2), reader.number(4), reader.take(32),
     )  # fmt: skip
     reader.end()
+    if not 1 <= header.op_count <= OPS_MAX or HEADER_BYTES + header.ops_bytes > ENTRY_BYTES_MAX:
+        raise Malformed("an entry has a wrong size")
+    if header.seq == 0 and header.prev != ZERO32:
+        raise Malformed("a first entry continues something")
     return header
 
 
@@ -323,10 +328,6 @@ class Entry:
 def read_entry(network_id: bytes, header_bytes: bytes, ops_bytes: bytes) -> Entry:
     header = read_header(header_bytes)
     reader = Reader(ops_bytes)
-    if not 1 <= header.op_count <= OPS_MAX or len(header_bytes) + len(ops_bytes) > ENTRY_BYTES_MAX:
-        raise Malformed("an entry has a wrong size")
-    if header.seq == 0 and header.prev != ZERO32:
-        raise Malformed("a first entry continues something")
     if header.ops_bytes != len(ops_bytes):
         raise Malformed("the ops have another length than the header says")
     ops = tuple(reader.blob(len(ops_bytes)) for _ in range(header.op_count))
@@ -474,6 +475,10 @@ class Range(NamedTuple):
     first: int
     last: int
 
+    @property
+    def is_headers_alone(self) -> bool:
+        return self.last == NOTHING
+
 
 class Want(NamedTuple):
     ranges: tuple[Range, ...]
@@ -574,7 +579,8 @@ _TYPES: Final = {Hello: HELLO, Beat: BEAT, Heads: HEADS, Want: WANT, Entries: EN
 
 
 def read_body(body: bytes) -> list[Message]:
-    reader, found = Reader(body), []
+    reader = Reader(body)
+    found: list[tuple[int, bytes]] = []
     while reader.at < len(body):
         if len(found) == 64:
             raise Malformed("more than 64 messages")
