@@ -64,6 +64,8 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
         logs.info("STARTUP", "settings read", file=settings.source.env_file, count=settings.source.file_count)
     try:
         home = _open_home(settings, logs)
+        for secret in (home.seed, *home.network_keys.values()):
+            logs.hide(secret.hex())
         store = open_store(settings.data_dir, home.network_id)
     except LatticeError as error:
         logs.error("STARTUP", error.message, code=error.code)
@@ -115,6 +117,8 @@ def _open_home(settings: Settings, logs: Logs) -> Home:
 
 async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) -> None:
     access = Access.from_settings(settings)
+    if access.token is not None:
+        logs.hide(access.token)
     api_socket = open_listener(settings.api_bind, "LATTICE_API_BIND")
     sync_socket = (
         open_listener(settings.sync_bind, "LATTICE_SYNC_BIND") if settings.sync_bind is not None else None
