@@ -292,6 +292,9 @@ class Peer:
     def _forks(self) -> dict[LogName, int]:
         return {name: log.frozen for name, log in self.ledger.held() if log.frozen != OPEN}
 
+    def _fork(self, name: LogName) -> int:
+        return self.ledger.logs[name].frozen if name in self.ledger.logs else OPEN
+
     def _stretches(self, answer: Sequence[Message]) -> set[tuple[bytes, int, int]]:
         """Author, epoch and first seq of the single paths that came."""
         found = set()
