@@ -142,9 +142,9 @@ def read_stopped(data_dir: Path) -> tuple[Ledger, list[str]]:
     return ledger, faults
 
 
-def history_faults(data_dirs: Sequence[Path], journal: Journal) -> list[str]:
+def history_faults(data_dirs: Sequence[Path], journal: Journal, *, forks: int = 0) -> list[str]:
     """What is wrong with stopped nodes that should be sound, hold the same and everything that was
-    acknowledged, with no log frozen and no place of a log given twice."""
+    acknowledged, with so many logs frozen and no place of a log given twice."""
     network_id = network_id_in(data_dirs[0])
     ledgers: dict[str, Ledger] = {}
     faults = [] if journal.lines else ["nothing was acknowledged"]
@@ -154,12 +154,14 @@ def history_faults(data_dirs: Sequence[Path], journal: Journal) -> list[str]:
     faults += map(str, check_kept(network_id, journal.lines, ledgers))
     faults += map(str, check_converged(network_id, ledgers))
     faults += map(str, check_one_entry_a_place(network_id, ledgers))
-    faults += [
-        f"{name}: log {log.epoch:016x} is frozen at {head.frozen}"
-        for name, ledger in ledgers.items()
-        for log, head in ledger.heads.items()
-        if head.frozen != FROZEN_NEVER
-    ]
+    for name, ledger in ledgers.items():
+        frozen = [
+            f"log {log.epoch:016x} at {head.frozen}"
+            for log, head in ledger.heads.items()
+            if head.frozen != FROZEN_NEVER
+        ]
+        if len(frozen) != forks:
+            faults.append(f"{name}: {forks} logs should be frozen, not these: {frozen}")
     monotone = Monotone()
     return faults + [str(found) for line in journal.lines for found in monotone.acknowledged(line)]
 

@@ -178,6 +178,7 @@ def test_nodes_behind_tls_and_a_path_prefix_replicate(tmp_path: Path, one_port: 
     proxy, nodes = make_proxied(tmp_path, one_port=one_port)
     journal = Journal()
     with proxy.running(nodes, one_port=one_port), running(nodes):
+        before = len(proxy.requests())  # who is up first meets 502 where the others are to be
         for node in nodes:
             journal.put_many(node, f"by {node.name}", 5)
             # More than nginx keeps in memory, and together more than its usual limit of a body.
@@ -193,11 +194,13 @@ def test_nodes_behind_tls_and_a_path_prefix_replicate(tmp_path: Path, one_port: 
             assert urls <= {proxy.url(other) for other in nodes if other is not node}
         journal.put(nodes[2], "one more", 1)
         wait_equal(nodes, within_s=3)
+        meanwhile = proxy.requests()[before:]
     assert history_faults([node.data_dir for node in nodes], journal) == []
-    # nodeA is polled by both, and polls them: all of it went through the proxy and its prefixes.
+    # nodeA is polled by both, and polls them: all of it went through the proxy and its prefixes. What waits
+    # for news is written down when it ends.
     served = proxy.requests()
     assert {request for request, _ in served} == {f"POST /{name}/api/lattice/sync/messages" for name in NAMES}
-    assert {status for _, status in served} <= {200, 499}
+    assert {200} <= {status for _, status in meanwhile} <= {200, 499}
 
 
 def test_through_the_proxy_an_operator_needs_the_token(tmp_path: Path) -> None:
