@@ -266,6 +266,11 @@ def test_a_killed_node_and_a_watcher_that_was_away(tmp_path: Path) -> None:
         node.kill()
         node.start()
         assert "nothing is counted again" in stock(made, *receipt).stdout
+        # By the key too, not by the record alone: the node answers the very request with its first result.
+        record = {"kind": "receipt", "moves": [["T-1", "main", 4]]}
+        put = {"op": "put", "key": "booking/R-1", "value": record, "if_none_match": "*"}
+        add = {"op": "add", "key": "stock/T-1/main", "amount": 4}
+        assert node.send(calls.batch([put, add], idempotency_key="stock-R-1")).repeated
         # The first try took the last piece: its retry is no sale of too many.
         assert "nothing is counted again" in stock(made, "sell", "T-1", "main", "4", "--ref", "S-1").stdout
         assert "main has 0" in stock(made, "sell", "T-1", "main", "1").stderr
