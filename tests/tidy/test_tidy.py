@@ -103,7 +103,7 @@ def test_the_patterns_leave_other_paths_alone(line: str) -> None:
 def test_every_module_says_what_it_is_and_why_it_is_separate() -> None:
     """A reader decides by the head of a module whether to read on. An empty __init__ is no module."""
     poor = []
-    for path in python_files("lattice", "scripts"):
+    for path in python_files("lattice", "scripts", "examples"):
         text = path.read_text(encoding="utf-8")
         head = ast.get_docstring(ast.parse(text)) or ""
         if text.strip() and len(re.findall(r"[.!?:](?:\s|$)", head)) < 2:
@@ -121,7 +121,11 @@ def test_every_script_has_a_shebang_and_a_word_on_what_it_does() -> None:
 
 def test_no_module_with_a_name_that_says_nothing() -> None:
     """Such modules become the place where everything ends up."""
-    assert not [str(path) for path in python_files("lattice", "tests", "scripts") if path.stem in VAGUE_NAMES]
+    assert not [
+        str(path)
+        for path in python_files("lattice", "tests", "scripts", "examples")
+        if path.stem in VAGUE_NAMES
+    ]
 
 
 def test_only_config_reads_the_environment() -> None:

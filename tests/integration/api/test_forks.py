@@ -66,6 +66,8 @@ async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies(
         start = node.bus.id_of(0)
         events = await api.get(f"/api/lattice/events?follow=false&type=alarm&after={start}")
         assert any("frozen at seq 1" in line for line in events.text.splitlines())
+        # What docs/reference/events.md tells a program to look for.
+        assert any('"code":"fork ' in line and "frozen at seq 1" in line for line in events.text.splitlines())
         told = forks_text(found.forks)
         assert f"{AUTHOR.peer_id} epoch {9:016x} is frozen at seq 1" in told
         assert "another winner: lost" in told
