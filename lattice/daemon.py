@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +33,7 @@ from .node.interfaces import reachable_hosts
 from .node.node import Node
 from .node.ports import NodeOptions, Ports
 from .observability.logs import Logs, opened_logs
-from .storage.datadir import open_store
+from .storage.datadir import open_store, refuse_foreign
 from .storage.sqlite import SqliteStore
 from .transport.http_poll import HttpPoll
 from .transport.port import Discovery, P2PLung
@@ -46,15 +46,18 @@ _SETTLE_LOGS_S: Final = 5.0
 
 def run(settings: Settings) -> int:
     """Run a node until SIGTERM or SIGINT; the exit code (0, or that of the error's kind)."""
-    try:
-        with opened_logs(
-            settings.node_name, settings.log_dir, level=settings.log_level, form=settings.log_format
-        ) as logs:
-            return _run_logged(settings, logs)
-    except OSError as error:
-        where = f"the log directory {settings.log_dir} cannot be written: {error.strerror or error}"
-        print(f"lattice: {where}; choose another LATTICE_LOG_DIR", file=sys.stderr)
-        return CODES["config"].exit_code
+    with ExitStack() as stack:
+        try:
+            logs = stack.enter_context(
+                opened_logs(
+                    settings.node_name, settings.log_dir, level=settings.log_level, form=settings.log_format
+                )
+            )
+        except OSError as error:
+            where = f"the log directory {settings.log_dir} cannot be written: {error.strerror or error}"
+            print(f"lattice: {where}; make it writable, or choose another LATTICE_LOG_DIR", file=sys.stderr)
+            return CODES["config"].exit_code
+        return _run_logged(settings, logs)
 
 
 def _run_logged(settings: Settings, logs: Logs) -> int:
@@ -72,6 +75,7 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
         return error.kind.exit_code
     code = 0
     try:
+        refuse_foreign(store, home.network_id)
         trio.run(_main, settings, logs, home, store, strict_exception_groups=True)
     except* LatticeError as group:
         code = _report(group, logs)

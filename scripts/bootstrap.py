@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ PYTHON_MIN = (3, 11)
 BUILD = "requirements-build.lock"
 RUNTIME = "requirements.lock"
 DEVELOPMENT = "requirements-dev.lock"
+WHEELS = ROOT / "wheels"
+BUNDLE_MARK = "MADE_FOR"  # in wheels/: the kind of machine and the Python that a bundle is made for
 EXIT_CONFIG = 78
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -126,10 +129,12 @@ def create(venv: Path) -> None:
 
 def install(python: Path, locks: list[str]) -> None:
     """Build tools first, then all packages without build isolation: nothing unpinned is fetched."""
+    if WHEELS.is_dir():
+        refuse_foreign_bundle()
     say("installing the locked packages; the first time takes a minute or two")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-    if (ROOT / "wheels").is_dir():  # for machines without a network, filled by scripts/wheels
-        pip += ["--no-index", "--find-links", str(ROOT / "wheels")]
+    if WHEELS.is_dir():  # a bundle for machines without a network, made by scripts/bundle
+        pip += ["--no-index", "--find-links", str(WHEELS)]
     hashed = [*pip, "--no-deps", "--require-hashes"]
     # By the environment, since newer pips know only this way of building and drop the option.
     environ = {**os.environ, "PIP_USE_PEP517": "1"}
@@ -138,6 +143,25 @@ def install(python: Path, locks: list[str]) -> None:
     subprocess.run([*hashed, "--no-build-isolation", *rest], check=True, env=environ)
     project = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
     subprocess.run([*pip, *project], check=True, env=environ)
+
+
+def refuse_foreign_bundle() -> None:
+    """pip would only say that it finds no matching version of some package."""
+    mark = WHEELS / BUNDLE_MARK
+    ours = f"{bundle_name()} {sys.version_info[0]}.{sys.version_info[1]}"
+    made_for = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ours
+    if made_for != ours:
+        name, _, python = ours.partition(" ")
+        raise SetupError(
+            f"the bundle in wheels/ is for {made_for}, and this is {ours}: make one with `./scripts/bundle "
+            f"--platform {name} --python {python}`, or name another Python with PYTHON=/path/to/python3"
+        )
+
+
+def bundle_name() -> str:
+    """What `scripts/bundle --platform` calls this kind of machine."""
+    system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
+    return f"{system}-{platform.machine() if system == 'macos' else platform.machine().lower()}"
 
 
 def drop_old_trio_stubs(python: Path) -> None:

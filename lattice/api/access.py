@@ -193,7 +193,11 @@ def read_token(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"LATTICE_API_TOKEN_FILE={path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(
+            f"LATTICE_API_TOKEN_FILE={path} cannot be read ({why}): run as its owner, or delete it and run "
+            "`lattice init` to make a new one"
+        ) from error
     if not token:
         raise ConfigError(f"LATTICE_API_TOKEN_FILE={path} is empty: delete it and run `lattice init` again")
     return token

@@ -21,6 +21,8 @@ from .text import printable, say, warn
 if TYPE_CHECKING:
     from ..config import Settings
 
+_TICKET_FILE = "give what `lattice invite` printed on a node of the network"
+
 
 def init(args: argparse.Namespace) -> int:
     from ..node.home import has_home, init_home
@@ -87,13 +89,15 @@ def with_ticket(settings: Settings) -> Settings:
         try:
             text = Path(join[1:]).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the ticket in {join[1:]}: {error}") from error
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise ConfigError(f"cannot read the ticket in {join[1:]} ({why}): {_TICKET_FILE}") from error
     else:
         return settings
     # The whole output of `invite` may have been saved: the ticket is its last word.
     words = text.split()
     if not words:
-        raise ConfigError(f"there is no ticket in {'the standard input' if join == '-' else join[1:]}")
+        place = "the standard input" if join == "-" else join[1:]
+        raise ConfigError(f"there is no ticket in {place}: {_TICKET_FILE}")
     return replace(settings, join=words[-1])
 
 

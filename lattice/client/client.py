@@ -24,6 +24,7 @@ from .events import SILENCE_S, Event, Follower
 
 T = TypeVar("T")
 
+_TOKEN: Final = "name the api.token that `lattice init` made in the data directory of that node"
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0  # a write with ?ack=N may take 10 s, a full queue some more
 _STREAM_TIMEOUT: Final = httpx.Timeout(CONNECT_TIMEOUT_S, read=SILENCE_S)
@@ -34,9 +35,12 @@ def read_token_file(path: Path) -> str:
     try:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise LatticeError("unauthorized", f"the token file {path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise LatticeError(
+            "unauthorized", f"the token file {path} cannot be read ({why}): {_TOKEN}"
+        ) from error
     if not token:
-        raise LatticeError("unauthorized", f"the token file {path} is empty")
+        raise LatticeError("unauthorized", f"the token file {path} is empty: {_TOKEN}")
     return token
 
 

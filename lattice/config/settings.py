@@ -161,8 +161,11 @@ def _read_file(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
     """The LATTICE_* lines of the file, what is wrong with it, and what is only odd."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # an editor may have put a byte order mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        why = f"cannot read {path} ({error.strerror}): make it a file that this user may read"
+        raise ConfigError(why) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: save it as UTF-8 text, one NAME=value a line") from error
     found: dict[str, str] = {}
     problems: list[str] = []
     foreign: list[str] = []

@@ -42,7 +42,7 @@ def path(text: str, project_dir: Path) -> Path:
 def existing_file(text: str, project_dir: Path) -> Path | None:
     found = path(text, project_dir) if text else None
     if found is not None and not found.is_file():
-        raise MalformedError(f"there is no file {found}")
+        raise MalformedError(f"there is no file {found}: name one, or leave the setting out")
     return found
 
 

@@ -323,6 +323,11 @@ class Engine:
         """The epoch of this process, None before its first write."""
         return self._epoch
 
+    @property
+    def clock_ms(self) -> int:
+        """The milliseconds of the highest clock of an entry that this node followed or gave."""
+        return self._clock.last >> 16
+
     def newest_own(self) -> tuple[int, int, bytes] | None:
         """(epoch, seq, id) of the head of this process's own log."""
         if self._epoch is None:
@@ -517,7 +522,8 @@ class Engine:
             ):
                 now = f"its version is {held}" if held is not None else "it has no live version"
                 name = condition.key.decode("utf-8", "replace")
-                raise LatticeError("precondition_failed", f"the key {name!r} has changed: {now}")
+                text = f"the key {name!r} has changed: {now}; read it again and decide anew"
+                raise LatticeError("precondition_failed", text)
 
     def _encode(self, draft: OpDraft) -> bytes:
         if not 0 < len(draft.key) <= KEY_BYTES_MAX or not _is_utf8(draft.key):

@@ -46,6 +46,7 @@ FORK_KEYS_MAX: Final = 256  # keys with another winner that the record of a fork
 FORK_PROOFS_MAX: Final = 32  # in one message: half a MiB beside a page; the rest goes with the next
 PATHS_MAX: Final = 32  # header paths in one message: a quarter of a MiB
 BAD_SEALS_MAX: Final = 16  # failing seals in one message before its other seals are not looked at
+CLOCK_BEFORE_ALL_MS: Final = 1_735_689_600_000  # 2025: a clock that shows less was never set
 CLOCK_AHEAD_MS_MAX: Final = 300_000  # a remote clock further ahead than this never advances ours
 COUNTER_WINDOW: Final = 1024  # HTTP requests overlap and arrive out of order
 COUNTER_OVERLAP: Final = 32  # requests on their way while the first of a boot is challenged

@@ -30,6 +30,7 @@ from ..core.ticket import (
     network_id_of,
     parse_genesis,
 )
+from ..storage.datadir import STORE_FILE, open_reader, refuse_foreign
 from .interfaces import reachable_hosts
 
 IDENTITY_FILE: Final = "identity.key"
@@ -61,8 +62,8 @@ class Home:
 
 
 def has_home(settings: Settings) -> bool:
-    """Whether `init` has run for this data directory."""
-    return (settings.data_dir / IDENTITY_FILE).exists() or (settings.data_dir / NETWORK_FILE).exists()
+    """Whether `init` has run for this data directory, or anything is left of a node that had one."""
+    return _any_of(settings.data_dir, IDENTITY_FILE, NETWORK_FILE, STORE_FILE)
 
 
 def init_home(settings: Settings, join: str | None) -> Home:
@@ -79,16 +80,15 @@ def init_home(settings: Settings, join: str | None) -> Home:
         data_dir.chmod(0o700)
         seed = _read_seed(data_dir)
         if seed is None:
-            if (data_dir / NETWORK_FILE).exists() or (data_dir / "ledger.db").exists():
-                raise ConfigError(
-                    f"{data_dir / IDENTITY_FILE} is missing beside existing data: restore it from a backup, "
-                    "or choose another LATTICE_DATA_DIR for a new node"
-                )
+            _refuse_missing(data_dir, IDENTITY_FILE, NETWORK_FILE, STORE_FILE)
             seed = secrets.token_bytes(SEED_BYTES)
             _write_secret(data_dir / IDENTITY_FILE, seed.hex().encode() + b"\n")
         home = _read_network(data_dir, seed)
         if home is None:
+            if ticket is None:
+                _refuse_missing(data_dir, NETWORK_FILE, STORE_FILE)
             home = _new_network(settings, seed, ticket)
+            _refuse_foreign_store(home)
             _write_network(home)
         elif ticket is not None:
             home = _with_ticket(home, ticket)
@@ -97,10 +97,7 @@ def init_home(settings: Settings, join: str | None) -> Home:
             settings.api_token_file.parent.mkdir(parents=True, exist_ok=True)
             _write_secret(settings.api_token_file, secrets.token_hex(_TOKEN_BYTES).encode() + b"\n")
     except OSError as error:
-        raise ConfigError(
-            f"the data directory {data_dir} cannot be set up: {error.strerror or error}; "
-            "make it writable for this user or choose another LATTICE_DATA_DIR"
-        ) from error
+        raise _unusable(data_dir, error) from error
     return home
 
 
@@ -108,9 +105,13 @@ def load_home(settings: Settings) -> Home:
     """Read what `init_home` made. Raises ConfigError with the way out."""
     try:
         seed = _read_seed(settings.data_dir)
+        if seed is None:
+            _refuse_missing(settings.data_dir, IDENTITY_FILE, NETWORK_FILE, STORE_FILE)
         home = _read_network(settings.data_dir, seed) if seed is not None else None
+        if home is None:
+            _refuse_missing(settings.data_dir, NETWORK_FILE, STORE_FILE)
     except OSError as error:
-        raise ConfigError(f"the data directory {settings.data_dir} cannot be read: {error}") from error
+        raise _unusable(settings.data_dir, error) from error
     if home is None:
         raise ConfigError(
             f"there is no node in {settings.data_dir}: run `lattice init`, or `lattice init --join TICKET`"
@@ -184,22 +185,73 @@ def _with_ticket(home: Home, ticket: Ticket) -> Home:
 
 def _read_seed(data_dir: Path) -> bytes | None:
     path = data_dir / IDENTITY_FILE
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+    raw = _read_secret(path)
+    if raw is None:
         return None
-    except PermissionError as error:
-        raise ConfigError(f"{path} is not readable by this user: run as its owner, or chown it") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is damaged: restore it from a backup") from error
-    _refuse_open_to_others(path)
     try:
-        seed = bytes.fromhex(text)
-    except ValueError:
+        seed = bytes.fromhex(raw.decode("ascii").strip())
+    except ValueError:  # a UnicodeDecodeError is one as well
         seed = b""
     if len(seed) != SEED_BYTES:
         raise ConfigError(f"{path} is damaged (64 hex digits expected): restore it from a backup")
     return seed
+
+
+def _read_secret(path: Path) -> bytes | None:
+    """A file that only its owner may read; None when it is not there."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise ConfigError(f"{path} is not readable by this user: run as its owner, or chown it") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): restore it from a backup") from error
+    _refuse_open_to_others(path)
+    return raw
+
+
+def _refuse_missing(data_dir: Path, name: str, *beside: str) -> None:
+    """Say that a file is gone where others show that there was a node: a new one would leave its
+    ledger, or its name, behind."""
+    if _any_of(data_dir, *beside):
+        again = ", or join its network again with a ticket" if name == NETWORK_FILE else ""
+        raise ConfigError(
+            f"{data_dir / name} is missing beside existing data: restore it from a backup{again}, or choose "
+            "another LATTICE_DATA_DIR for a new node"
+        )
+
+
+def _any_of(data_dir: Path, *names: str) -> bool:
+    """Whether any of these is in the directory. Raises ConfigError where nobody may look: not to see a
+    node is not to have none."""
+    for name in names:
+        try:
+            (data_dir / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _unusable(data_dir, error) from error
+        return True
+    return False
+
+
+def _refuse_foreign_store(home: Home) -> None:
+    """A ticket brought the network back, or another one: the store says which."""
+    if not (home.path / STORE_FILE).exists():
+        return
+    reader = open_reader(home.path)
+    try:
+        refuse_foreign(reader, home.network_id)
+    finally:
+        reader.close()
+
+
+def _unusable(data_dir: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the data directory {data_dir} cannot be used ({error.strerror or error}): make it a directory that "
+        "this user may read and write, or choose another LATTICE_DATA_DIR"
+    )
 
 
 def _refuse_open_to_others(path: Path) -> None:
@@ -209,11 +261,10 @@ def _refuse_open_to_others(path: Path) -> None:
 
 def _read_network(data_dir: Path, seed: bytes) -> Home | None:
     path = data_dir / NETWORK_FILE
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    raw = _read_secret(path)
+    if raw is None:
         return None
-    _refuse_open_to_others(path)
+    damaged = f"{path} is damaged: restore it from a backup, or move it aside and join again with a ticket"
     try:
         row = orjson.loads(raw)
         genesis = bytes.fromhex(row["genesis"])
@@ -226,9 +277,9 @@ def _read_network(data_dir: Path, seed: bytes) -> Home | None:
             for peer in row["peers"]
         )
     except (ValueError, KeyError, TypeError, AttributeError, MalformedError) as error:
-        raise ConfigError(f"{path} is damaged: restore it from a backup, or join again") from error
+        raise ConfigError(damaged) from error
     if not keys or any(len(key) != NETWORK_KEY_BYTES for key in keys.values()):
-        raise ConfigError(f"{path} is damaged: restore it from a backup, or join again")
+        raise ConfigError(damaged)
     return Home(data_dir, seed, genesis, keys, peers)
 
 

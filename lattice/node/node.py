@@ -57,7 +57,14 @@ from ..core.failover_events import (
 )
 from ..core.history import KeyHistory
 from ..core.identity import RECEIPT_TAG, STATE_TAG, NodeKey, peer_id_of, public_key_of
-from ..core.limits import HINTS_MAX, LONG_POLL_S_MAX, PAGE_BYTES, SEAL_INTERVAL
+from ..core.limits import (
+    CLOCK_AHEAD_MS_MAX,
+    CLOCK_BEFORE_ALL_MS,
+    HINTS_MAX,
+    LONG_POLL_S_MAX,
+    PAGE_BYTES,
+    SEAL_INTERVAL,
+)
 from ..core.messages import (
     RULES_VERSION,
     WIRE_VERSION,
@@ -92,7 +99,7 @@ from .measures import Measures, measure
 from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
-from .status import build_status
+from .status import build_status, rfc3339
 from .watch import Watch
 
 _META_POLICY: Final = "policy"
@@ -472,7 +479,6 @@ class Node:
             self._log.info("STARTUP", "P2P started successfully", peer_id=self.peer_id)
             self.heartbeat.feed(P2PStarted(now))
         elif first and not report.started:
-            self._log.error("STARTUP", "P2P failed to start", error=report.error or "unknown")
             self.heartbeat.feed(P2PFailed(now, report.error or "unknown"))
 
     async def _housekeeping(self) -> None:
@@ -497,6 +503,7 @@ class Node:
             if now >= disk_at:
                 disk_at = now + _DISK_CHECK_S
                 self._check_disk()
+                self._check_clock(wall)
 
     async def _addresses_changed(self) -> None:
         if self.registry.changed == self._peers_saved:
@@ -521,7 +528,9 @@ class Node:
 
     def _check_disk(self) -> None:
         reserve = self.options.disk_reserve_bytes
-        if not reserve:
+        if not reserve:  # then only a commit that fails raises the alarm
+            if self._driver.failure is None:
+                self._clear_alarm("no_space")
             return
         free = self._store.free_bytes()
         if free < reserve:
@@ -539,6 +548,20 @@ class Node:
                 self._clear_alarm("low_space")
             if self._driver.failure is None:
                 self._clear_alarm("no_space")
+
+    def _check_clock(self, wall_ms: int) -> None:
+        """An alarm while the machine's clock cannot be right. Order is safe all the same: our writes
+        go on above what was seen; yet others' entries seem to come from the future."""
+        newest_ms = max(self._driver.engine.clock_ms, CLOCK_BEFORE_ALL_MS)
+        if wall_ms + CLOCK_AHEAD_MS_MAX >= newest_ms:
+            self._clear_alarm("clock_behind")
+            return
+        self._raise_alarm(
+            "clock_behind",
+            f"this machine's clock says {rfc3339(wall_ms)}, and the ledger was there at {rfc3339(newest_ms)} "
+            "already: set the clock and keep it by NTP, else what this node writes may lose against others' "
+            "writes",
+        )
 
     async def _presence(self) -> None:
         """Tell everybody by gossip that we are here, what we hold and where we are."""

@@ -48,7 +48,7 @@ def build_status(node: Node) -> Status:
         merkle_root=roots.state_root.hex(),
         log_root=roots.log_root.hex(),
         synced=[
-            SyncedWith(peer.key, _rfc3339(peer.synced_ms)) for peer in peers if peer.synced_ms is not None
+            SyncedWith(peer.key, rfc3339(peer.synced_ms)) for peer in peers if peer.synced_ms is not None
         ],
         peers=[_peer_status(peer, shown.get(peer.key), roots.log_root) for peer in peers],
         name=node.name,
@@ -101,6 +101,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _rfc3339(ms: int) -> str:
+def rfc3339(ms: int) -> str:
     moment = datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

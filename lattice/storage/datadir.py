@@ -13,14 +13,15 @@ import sys
 from pathlib import Path
 from typing import Final, Self
 
+from ..core.entry import entry_id
 from ..core.errors import LatticeError
 from ..core.heads import log_root
 from ..core.merkle import MerkleMap
-from . import schema
+from . import packing, schema
 from .packing import corrupt
 from .reader import SqliteReader, connect
 from .sqlite import FAILED_MARKER, SqliteStore
-from .sqlite_errors import translated
+from .sqlite_errors import denied, translated
 from .verify import verify_all
 
 STORE_FILE: Final = "ledger.sqlite"
@@ -28,6 +29,7 @@ LOCK_FILE: Final = "lock"
 _NEW_SUFFIX: Final = ".new"
 # The locked byte lies past the process id: on Windows a locked byte cannot be read by others.
 _LOCKED_BYTE: Final = 1024
+_DENIALS: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 
 class DirectoryLock:
@@ -97,12 +99,16 @@ def open_store(data_dir: Path, network_id: bytes) -> SqliteStore:
     """Open the store of a data directory for this process alone, making both if they are not there.
 
     Raises LatticeError: `store_locked` (another process has it), `store_too_new`, `store_corrupt`
-    (then nothing was changed), `no_space`, `store_failed`. After a failed sync of an earlier run
-    everything is verified first, which takes about a minute for a million entries.
+    or `store_denied` (then nothing was changed), `no_space`, `store_failed`. After a failed sync of
+    an earlier run everything is verified first, which takes about a minute for a million entries.
     """
     path = data_dir / STORE_FILE
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The files may be writable where the directory is not; the store then lasts until its log must
+        # be made anew.
+        if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(data_dir))
         lock = DirectoryLock(data_dir)
     except OSError as error:
         raise _unusable(data_dir, error) from error
@@ -145,8 +151,16 @@ def _open_verified(path: Path, lock: DirectoryLock, network_id: bytes) -> Sqlite
 
 def _unusable(data_dir: Path, error: OSError) -> LatticeError:
     """The error for a directory that the operating system refuses."""
-    code = "no_space" if error.errno == errno.ENOSPC else "store_failed"
-    return LatticeError(code, f"The data directory {data_dir} cannot be used: {error.strerror or error}.")
+    why = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        return LatticeError("no_space", f"No space is left in {data_dir}. Free some, then start again.")
+    if error.errno in _DENIALS:
+        return denied(Path(error.filename or data_dir), why)
+    return LatticeError(
+        "store_failed",
+        f"The data directory {data_dir} cannot be used ({why}). Look at the disk and its cabling, then "
+        "start the node again: it verifies the store before it serves.",
+    )
 
 
 def open_reader(data_dir: Path) -> SqliteReader:
@@ -161,6 +175,23 @@ def open_reader(data_dir: Path) -> SqliteReader:
     if version < schema.SCHEMA_VERSION:
         raise LatticeError("store_failed", f"The store {path} has an old format. Start the node once.")
     return SqliteReader(path)
+
+
+def refuse_foreign(reader: SqliteReader, network_id: bytes) -> None:
+    """Refuse a store that was filled in another network: none of its entries would verify anywhere.
+
+    One entry tells, since each id is a hash over the network's. Raises LatticeError `store_foreign`.
+    """
+    for log in reader.log_heads():
+        for row in reader.entries(log.author, log.epoch, 0, packing.SEQ_MAX, 1):
+            if entry_id(network_id, row.header) != row.id:
+                raise LatticeError(
+                    "store_foreign",
+                    f"The store {reader.path} is of another network than {network_id.hex()[:16]}…. Nothing "
+                    "was changed. Restore the network.json that belongs to it, join its network again, or "
+                    "choose another LATTICE_DATA_DIR.",
+                )
+            return
 
 
 def verify_roots(reader: SqliteReader) -> None:

@@ -50,7 +50,11 @@ class HttpPoll:
         try:
             context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"LATTICE_TLS_CA_FILE={ca_file} cannot be used: {error}") from error
+            why = error.strerror or error
+            text = (
+                f"LATTICE_TLS_CA_FILE={ca_file} cannot be used ({why}): name a readable file of certificates"
+            )
+            raise ConfigError(f"{text} in PEM") from error
         self._transport = httpx.AsyncHTTPTransport(
             verify=context,
             trust_env=False,

@@ -222,7 +222,7 @@ def test_a_python_without_venv_names_the_package_to_install(
 
 def test_the_shell_scripts_are_well_formed() -> None:
     for name in ("launch_lattice.sh", "scripts/env.sh", "scripts/check", "scripts/test", "scripts/lock",
-                 "scripts/wheels", ".ci/run"):  # fmt: skip
+                 "scripts/bundle", ".ci/run"):  # fmt: skip
         done = subprocess.run(["bash", "-n", ROOT / name], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 

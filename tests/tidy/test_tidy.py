@@ -20,11 +20,11 @@ TEXT_SUFFIXES = {
 }  # fmt: skip
 SCRIPTS = [
     "launch_lattice.sh",
+    "scripts/bundle",
     "scripts/check",
     "scripts/demo",
     "scripts/lock",
     "scripts/test",
-    "scripts/wheels",
     ".ci/run",
 ]
 

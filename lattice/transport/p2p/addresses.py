@@ -76,8 +76,14 @@ def probe_port(address: Multiaddr) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise AddressError(f"port busy: something already listens on {address}") from error
-            raise AddressError(f"cannot listen on {address}: {error.strerror}") from error
+                raise AddressError(
+                    f"port busy: something already listens on {address}; stop it, or choose another port in "
+                    "LATTICE_P2P_LISTEN"
+                ) from error
+            raise AddressError(
+                f"cannot listen on {address} ({error.strerror}); choose an address of this machine and a "
+                "port above 1023 in LATTICE_P2P_LISTEN"
+            ) from error
 
 
 def concrete(addresses: Iterable[Multiaddr]) -> list[Multiaddr]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import trio
 
 from lattice.core.limits import ENVELOPE_BYTES_MAX
+from lattice.transport.p2p.addresses import AddressError
 from lattice.transport.p2p.counters import Counters
 from lattice.transport.p2p.dialer import Targets, parse_peer
 from lattice.transport.p2p.host import HostLostError, HostSettings, check_version, peer_id_of
@@ -168,10 +169,17 @@ class Libp2pLung:
 
     def _lost(self, group: BaseExceptionGroup[Exception]) -> None:
         causes = list(_leaves(group))
-        self._error = "; ".join(dict.fromkeys(f"{type(cause).__name__}: {cause}" for cause in causes))
+        self._error = "; ".join(dict.fromkeys(_told(cause) for cause in causes))
         self._counters.add("host_lost" if self._ever_started else "start_failed")
-        self._log.warning("the P2P host is down and will be rebuilt: %s", self._error)
+        # A first start that fails is told by the node, with an alarm that stands.
+        level = logging.WARNING if self._ever_started else logging.DEBUG
+        self._log.log(level, "the P2P host is down and will be rebuilt: %s", self._error)
         self._log.debug("the P2P host was lost to", exc_info=group)
+
+
+def _told(cause: Exception) -> str:
+    """A wrong setting speaks for itself; of anything else the kind is half of the story."""
+    return str(cause) if isinstance(cause, AddressError) else f"{type(cause).__name__}: {cause}"
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
