@@ -630,10 +630,11 @@ class Node:
         shown = ", ".join(key.decode("utf-8", "replace") for key in fork.keys[:_FORK_KEYS_SHOWN])
         more = f" and {len(fork.keys) - _FORK_KEYS_SHOWN} more" if len(fork.keys) > _FORK_KEYS_SHOWN else ""
         changed = f"; keys with another winner: {shown}{more}" if fork.keys else ""
+        left = "1 entry" if fork.removed == 1 else f"{fork.removed} entries"
         self._raise_alarm(
             f"fork {author} {fork.epoch:016x}",
             f"{author} wrote two branches of one log (epoch {fork.epoch:016x}): it is frozen at seq "
-            f"{fork.frozen}, {fork.removed} entries left the state{changed}; see `lattice forks`",
+            f"{fork.frozen}, {left} left the state{changed}; see `lattice forks`",
         )
 
     def _raise_alarm(self, code: str, text: str) -> None:

@@ -7,16 +7,22 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from nacl.signing import SigningKey
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from lattice.testing.cluster import make_nodes, running
+from tests.independent.ledger import Author, Ledger
+from tests.independent.peer import Peer
+from tests.independent.wire_format import PUT, Range, make_op, read_ticket
 
 pytestmark = [
     pytest.mark.slow,
@@ -119,3 +125,115 @@ async def test_status_switch_wrong_answer_and_a_node_that_goes_and_comes(tmp_pat
             await tab.wait("document.getElementById('headline').textContent === 'The node does not answer'")
             node.start()
             await tab.wait("document.getElementById('headline').textContent.startsWith('Network status')")
+
+
+def text_is(element: str, text: str) -> str:
+    return f"document.getElementById('{element}').textContent === {json.dumps(text)}"
+
+
+def text_holds(element: str, text: str) -> str:
+    return f"document.getElementById('{element}').textContent.includes({json.dumps(text)})"
+
+
+async def test_a_peers_name_is_text_and_frozen_logs_are_told(tmp_path: Path) -> None:
+    name = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
+    nodes = make_nodes(tmp_path, ["nodeA"])
+    with running(nodes) as (node,):
+        ticket = read_ticket(node.command("invite").split()[-1])
+        peer = Peer(ticket, f"http://127.0.0.1:{node.sync_port}", SigningKey.generate(), name=name)
+        assert peer.sync().good
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait(text_is("forks", "none"))
+            await tab.wait(text_holds("peers", name))
+            assert await tab.value("document.querySelectorAll('#peers img, #peers b').length") == 0
+            assert await tab.value("document.title") != "taken"
+            key, epoch = SigningKey.generate(), 1
+            for value in (b"1", b"2"):
+                branch = Author(Ledger(ticket.network_id), key)
+                branch.epoch = epoch
+                branch.write(make_op(PUT, "contested", value), clock=1)
+                peer.ask([branch.ledger.page([Range(branch.public_key, epoch, 0, 0)])])
+            await tab.wait(text_holds("forks", "1 log is frozen"))
+            assert await tab.value("document.getElementById('forks').dataset.tone") == "bad"
+            await tab.wait(text_holds("notices", "is frozen at seq 0"))
+
+
+async def test_a_node_that_asks_for_its_token(tmp_path: Path) -> None:
+    (node,) = nodes = make_nodes(tmp_path, ["nodeA"])
+    node.environ["LATTICE_API_BIND"] = (
+        f"0.0.0.0:{node.api_port}"  # not of this machine alone: everybody is asked
+    )
+    fill = "(t => {{ t.value = {}; t.form.requestSubmit() }})(document.getElementById('token'))"
+    with running(nodes):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait("!document.getElementById('token-form').hidden")
+            assert await tab.value("document.getElementById('main').hidden")
+            await tab.value(fill.format(json.dumps("a wrong one")))
+            await tab.wait(text_holds("contact", "The token is not this node's"))
+            token = (node.data_dir / "api.token").read_text().strip()
+            await tab.value(fill.format(json.dumps(token)))
+            await tab.wait("!document.getElementById('main').hidden")
+            assert await tab.value("document.getElementById('token-form').hidden")
+            assert token not in await tab.value("document.documentElement.outerHTML")
+            await tab.value("document.querySelector('[data-policy=http]').click()")
+            await tab.wait("document.getElementById('policy').textContent.startsWith('http ')")
+
+
+@contextmanager
+def another_program(port: int) -> Iterator[None]:
+    """It has the node's port, and answers every question with JSON that means nothing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"success": true, "peers": 7}')
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def test_an_answer_that_is_no_status_is_told_and_the_page_goes_on(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, ["nodeA"])
+    with running(nodes) as (node,):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait(text_is("mode", "ISOLATED"))
+            node.stop()
+            with another_program(node.api_port):
+                await tab.wait(text_holds("contact", "it is not a status"))
+                assert await tab.value("document.getElementById('main').classList.contains('stale')")
+                assert await tab.value("document.querySelector('[data-policy=http]').disabled")
+            node.start()
+            await tab.wait("document.getElementById('contact').textContent === ''")
+            assert not await tab.value("document.querySelector('[data-policy=http]').disabled")
+
+
+async def test_alone_on_http_and_isolated(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, ["nodeA", "nodeB"], environ={"LATTICE_P2P_ENABLED": "false"})
+    node, other = nodes
+    with running(nodes[:1]):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait(text_holds("headline", "Network status: alone"))
+            assert await tab.value("document.getElementById('headline').dataset.tone") == "warn"
+            await tab.wait(text_is("p2p", "off (LATTICE_P2P_ENABLED=false)"))
+            with running([other]):
+                await tab.wait(text_is("mode", "HTTP"), within_s=30)
+                await tab.wait(text_holds("peers", "nodeB"))
+                await tab.wait(text_holds("synced", "nodeB"), within_s=30)
+            await tab.wait(text_is("mode", "ISOLATED"), within_s=90)
+            await tab.wait(text_holds("notices", "Alarm: "))
+            assert await tab.value("document.getElementById('headline').dataset.tone") == "bad"

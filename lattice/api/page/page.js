@@ -114,6 +114,8 @@ function fill(s) {
   show("size", `${count(s.entry_count, "entry", "entries")}, ${count(s.state_size, "key", "keys")}`);
   show("state-root", s.merkle_root);
   show("log-root", s.log_root);
+  show("forks", s.forks === 0 ? "none" : `${count(s.forks, "log is", "logs are")} frozen: see /api/lattice/forks`);
+  tone("forks", s.forks === 0 ? "" : "bad");
   const names = new Map(s.peers.map((peer) => [peer.id, peer.name]));
   show("synced", s.synced.map((one) => `${names.get(one.peer) || short(one.peer)} (${one.at})`).join(", ") || "nobody yet");
   fillPeers(s.peers);
@@ -152,13 +154,18 @@ async function refresh() {
   else if (found.status !== 200 || found.body === null) lost(reasonOf(found));
   else {
     refused = false;
-    lastAnswerMs = Date.now();
     at("token-form").hidden = true;
-    at("main").hidden = false;
-    at("main").classList.remove("stale");
-    for (const button of at("switch").children) button.disabled = false;
-    fill(found.body);
-    show("contact", "");
+    try {
+      fill(found.body);
+      at("main").hidden = false;
+      at("main").classList.remove("stale");
+      for (const button of at("switch").children) button.disabled = false;
+      lastAnswerMs = Date.now();
+      show("contact", "");
+    } catch {
+      // Another program may have taken the port, or a node of another version: that must not end the asking.
+      lost("Something answers there, and it is not a status that this page can read.");
+    }
   }
   if (!refused) timer = setTimeout(refresh, EVERY_MS);
 }
