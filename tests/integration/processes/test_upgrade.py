@@ -168,3 +168,26 @@ def test_a_newer_build_and_todays_replicate_and_the_upgrade_applies_what_waited(
         assert set(values(today)) == known
         assert json.loads(today.command("fsck", "--json"))["clean"]
     assert network_id_in(today.data_dir) == network_id_in(newer.data_dir)
+
+
+def test_over_p2p_what_is_not_known_travels_through_a_node_of_today(later: Path, tmp_path: Path) -> None:
+    """Newer, today, newer in a row: the two newer ones hear of each other's new ops through today's."""
+    settings = {"LATTICE_SYNC_MODE": "p2p"}
+    first, today, last = make_nodes(tmp_path, ["first", "today", "last"], environ=settings)
+    first, last = of_build(first, later), of_build(last, later)
+    with running([today]):
+        with running([first]):
+            first.send(calls.put("kind/0", b'"a kind of op"'))
+            first.send(calls.put("format/0", b'"a format"'))
+            root = first.state().merkle_root
+            wait_for("the entries", lambda: today.state().entry_count == 2, within_s=40)
+            assert today.status().sync_mode == "P2P"
+        with running([last]):
+            # The join's ticket names the first node alone; today's is made known by its address.
+            last.send(calls.add_peer(today.url.replace(str(today.api_port), str(today.sync_port))))
+            wait_for("the entries", lambda: last.state().entry_count == 2, within_s=60)
+            assert values(last) == {"kind/0": "a kind of op", "format/0": "a format"}
+            assert last.state().merkle_root == root
+            assert values(today) == {}
+            wait_for("the warnings", lambda: len(today.status().warnings) >= 2, within_s=15)
+            assert "op kind 9: 1" in " ".join(today.status().warnings)
