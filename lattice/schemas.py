@@ -21,7 +21,8 @@ class LungStatus:
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
     """One known peer. `state` is alive, suspect or dead; `last_heard_s` seconds since it was heard
-    over P2P; `heads_equal` whether its last announced log root equals ours."""
+    over P2P; `heads_equal` whether its last announced log root equals ours; `state_rules` by which rules
+    it computes its state: roots are compared only with those of our own number."""
 
     id: str
     name: str
@@ -32,6 +33,7 @@ class PeerStatus:
     heads_equal: bool
     polled: bool
     addresses: list[str] = field(default_factory=list)
+    state_rules: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ..core.failover_events import Mode, Policy
+from ..core.messages import RULES_VERSION
 from ..node.facade import NodeFacade
 from ..node.measures import Measures
 from ..observability.counters import LABEL_SETS_MAX, OVERFLOW
@@ -122,6 +123,10 @@ def _peers(status: Status, measures: Measures) -> Iterator[Metric]:
     synced = {one.peer for one in status.synced}
     equal = sum(peer.heads_equal and peer.id in synced for peer in status.peers)
     yield GaugeMetricFamily("lattice_peers_in_sync", "Peers with the same verified roots.", value=equal)
+    others = sum(peer.state_rules not in (None, RULES_VERSION) for peer in status.peers)
+    yield GaugeMetricFamily(
+        "lattice_peers_of_other_rules", "Peers whose state roots are not compared with ours.", value=others
+    )
     if measures.synced_ms is not None:
         yield GaugeMetricFamily(
             "lattice_synced_timestamp_seconds",
@@ -139,6 +144,12 @@ def _ledger(status: Status, measures: Measures) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "lattice_store_free_bytes", "Free space where the data is.", value=measures.free_bytes
+    )
+    yield _labelled(
+        "lattice_ops_unknown",
+        "Ops of a newer program that are stored and not applied.",
+        "what",
+        dict(_capped(measures.novelties)),
     )
     for name, (metric, doc) in _ENGINE_GAUGES.items():
         yield GaugeMetricFamily(metric, doc, value=measures.engine[name])

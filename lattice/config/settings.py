@@ -18,6 +18,7 @@ from dotenv.parser import parse_stream
 
 from ..core.addresses import Bind, TcpMultiaddr
 from ..core.errors import ConfigError, MalformedError
+from ..core.limits import BEAT_GRACE_S
 from .table import OBSOLETE, PREFIX, SETTINGS, Setting, closest
 
 Origin = Literal["flag", "environment", "file", "default"]
@@ -192,8 +193,12 @@ def _find_project(start: Path) -> Path:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    if settings.peerless_timeout_s < 2 * settings.heartbeat_interval_s:
-        yield "LATTICE_PEERLESS_TIMEOUT_S must be at least twice LATTICE_HEARTBEAT_INTERVAL_S"
+    least = 2 * (settings.heartbeat_interval_s + BEAT_GRACE_S)
+    if settings.peerless_timeout_s < least:
+        yield (
+            f"LATTICE_PEERLESS_TIMEOUT_S={settings.peerless_timeout_s:g} leaves no room for two missed "
+            f"beats: write {least:g} or more, or a smaller LATTICE_HEARTBEAT_INTERVAL_S"
+        )
     if settings.sync_mode == "p2p" and not settings.p2p_enabled:
         yield "LATTICE_SYNC_MODE=p2p needs LATTICE_P2P_ENABLED=true"
     listeners: list[tuple[str, Bind]] = [("LATTICE_API_BIND", settings.api_bind)]

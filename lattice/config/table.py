@@ -233,7 +233,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "60",
         values.seconds(1, 3600),
         _SECONDS.format("1", "3600"),
-        "A peer not heard over P2P for this long is polled over HTTP. At least twice the heartbeat.",
+        "A peer not heard over P2P for this long is polled over HTTP. It must leave room for two "
+        "missed beats: at least twice the heartbeat and two seconds.",
     ),
     Setting(
         "http_poll_interval_s",

@@ -43,7 +43,7 @@ from .merkle import MerkleMap
 from .messages import RULES_VERSION, Entries, Message, Proof, Roots
 from .reconcile import Reconciler, Round, RoundResult, RoundServed
 from .rows import Batch, EntryRow, ForkRow, IdempotentRow, LogHead, LogKey, Reader
-from .state import State, names_for, winner_first
+from .state import META_RULES, State, names_for, winner_first
 
 META_STATE_ROOT: Final = "state_root"
 META_LOG_ROOT: Final = "log_root"
@@ -289,6 +289,7 @@ class Engine:
             self._logs.heads.root(), self._state.tree.root(), RULES_VERSION, self._entry_count
         )
         self._state_size = len(self._state.tree)
+        self._rules_stored = reader.meta(META_RULES) is not None
         self._poisoned = False
         self.refused: dict[str, int] = {}
         self._begin()
@@ -328,6 +329,10 @@ class Engine:
         """The milliseconds of the highest clock of an entry that this node followed or gave."""
         return self._clock.last >> 16
 
+    def novelties(self) -> dict[str, int]:
+        """The ops that are held and not applied because a newer program made them, by what is new."""
+        return {str(novelty): count for novelty, count in sorted(self._state.novelties.items())}
+
     def newest_own(self) -> tuple[int, int, bytes] | None:
         """(epoch, seq, id) of the head of this process's own log."""
         if self._epoch is None:
@@ -340,6 +345,7 @@ class Engine:
             "pending_bytes": self._logs.pending_bytes,
             "pending_dropped": self._logs.pending_dropped,
             "ops_skipped": self._state.skipped_ops,
+            "ops_unknown": sum(self._state.novelties.values()),
             "clocks_skewed": self._clock.skewed,
             "rounds_open": len(self._rounds),
             **{f"refused_{reason}": count for reason, count in sorted(self.refused.items())},
@@ -610,6 +616,9 @@ class Engine:
             self._entry_count += len(batch.entries)
             self._next_roots = Roots(log_root, state_root, RULES_VERSION, self._entry_count)
             batch.meta[META_STATE_ROOT] = state_root
+            if not self._rules_stored:
+                batch.meta[META_RULES] = RULES_VERSION.to_bytes(2, "big")
+                self._rules_stored = True  # with this commit, or this engine is poisoned
             batch.meta[META_LOG_ROOT] = log_root
             batch.meta[META_CLOCK] = self._clock.last.to_bytes(8, "big")
         for event, entry, first in commit.acks:

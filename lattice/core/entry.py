@@ -21,6 +21,7 @@ from .limits import (
     ENTRY_BYTES_MAX,
     KEY_BYTES_MAX,
     NAMES_MAX,
+    NOVELTY_NUMBER_MAX,
     OPS_MAX,
     SEAL_INTERVAL,
     UNSEALED_ENTRY_BYTES_MAX,
@@ -55,6 +56,18 @@ class OpKind(IntEnum):
 
 
 _KINDS: Final = {int(kind): kind for kind in OpKind}
+
+
+class Novelty(NamedTuple):
+    """What of a newer program this one does not know: a kind of op, or a format of entries."""
+
+    is_format: bool
+    number: int
+
+    def __str__(self) -> str:
+        if self.number > NOVELTY_NUMBER_MAX:
+            return f"entry formats above {NOVELTY_NUMBER_MAX}"
+        return f"{'entry format' if self.is_format else 'op kind'} {self.number}"
 
 
 class Version(NamedTuple):
@@ -253,6 +266,17 @@ class Entry:
             parse_op(self.ops, start, end, index, self.op_hashes[index])
             for index, (start, end) in enumerate(self.op_spans)
         ]
+
+
+def novelty_of(entry: Entry, index: int) -> Novelty | None:
+    """Why an op that is not applied is not known here; None for one that breaks a rule of its kind."""
+    version = entry.header.version
+    if version != FORMAT_VERSION:
+        return Novelty(True, min(version, NOVELTY_NUMBER_MAX + 1))
+    start, end = entry.op_spans[index]
+    if start < end and entry.ops[start] not in _KINDS:
+        return Novelty(False, entry.ops[start])
+    return None
 
 
 def must_be_sealed(header: Header) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
-from .limits import KNOWN_NODES_MAX
+from .limits import BEAT_GRACE_S, KNOWN_NODES_MAX
 
 Lung = Literal["p2p", "http"]
 P2P: Final = "p2p"
@@ -80,7 +80,7 @@ class MonitorConfig:
     """Every number of the monitor. More of a time is calmer and slower, less is quicker and jumpier."""
 
     beat_interval_s: float = 5.0
-    beat_grace_s: float = 1.0  # a beat counts as missed one interval and this after the last one
+    beat_grace_s: float = BEAT_GRACE_S  # a beat counts as missed one interval and this after the last one
     peerless_timeout_s: float = 60.0  # unheard for so long, a peer is polled over HTTP
     poll_interval_s: float = 10.0  # one HTTP round starts so long after the one before
     poll_slots: int = 3  # polls in one HTTP round, at most

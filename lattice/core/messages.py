@@ -33,6 +33,7 @@ from .rows import LogHead
 
 WIRE_VERSION: Final = 1
 RULES_VERSION: Final = 1  # the state-rules number: roots are compared only between equal numbers
+RULES_FIRST: Final = 1  # what a store that notes no number was computed by
 ZERO_NONCE: Final = bytes(32)
 HEADERS_ONLY: Final = 2**64 - 1  # no entry has this seq
 

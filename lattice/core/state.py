@@ -8,20 +8,25 @@ version is live follows from the edges, so taking an entry out is the inverse of
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Final
 
-from .entry import Entry, Op, OpKind, Version, parse_header, parse_stored
+from .entry import Entry, Novelty, Op, OpKind, Version, novelty_of, parse_header, parse_stored
+from .errors import MalformedError
 from .limits import NAMES_MAX
 from .merkle import MerkleMap
 from .rows import Batch, EdgeRow, KeyState, LiveVersion, LogKey, OpRow, Reader
+
+META_RULES: Final = "rules"  # the state-rules number by which a store's state was computed
+META_NOVELTIES: Final = "novelties"
 
 _LEAF_TAG: Final = b"lattice/leaf/v1\0"
 _LENGTH: Final = struct.Struct(">I")
 _VERSION: Final = struct.Struct(">32sH32s")
 # the number of adds, the length of the total's text
 _COUNTER: Final = struct.Struct(">QI")
+_NOVELTY: Final = struct.Struct(">?HQ")
 
 
 def leaf_of(state: KeyState) -> bytes | None:
@@ -51,12 +56,17 @@ class State:
     store has made the last durable.
     """
 
-    __slots__ = ("_batch", "_cuts", "_edges", "_latest", "_reader", "_touched", "skipped_ops", "tree")
+    __slots__ = (
+        "_batch", "_cuts", "_edges", "_latest", "_novelties_changed", "_reader", "_touched", "novelties",
+        "skipped_ops", "tree",
+    )  # fmt: skip
 
     def __init__(self, reader: Reader, tree: MerkleMap) -> None:
         self._reader = reader
         self.tree = tree
         self.skipped_ops = 0
+        self.novelties = unpack_novelties(reader.meta(META_NOVELTIES) or b"")
+        self._novelties_changed = False
         self.begin(Batch())
 
     def begin(self, batch: Batch) -> None:
@@ -80,7 +90,7 @@ class State:
         touched = []
         for index, op in enumerate(entry.parsed_ops()):
             if op is None:
-                self.skipped_ops += 1
+                self._skip(entry, index, 1)
                 continue
             key = op.key
             touched.append(key)
@@ -94,6 +104,17 @@ class State:
                 keys[key] = self._replace(before, op, Version(entry.id, index), entry, log)
         self._touched.update(touched)
         return touched
+
+    def _skip(self, entry: Entry, index: int, by: int) -> None:
+        """Count an op that is stored and not applied; one of a newer program also by what is new in it."""
+        self.skipped_ops += by
+        novelty = novelty_of(entry, index)
+        if novelty is None:
+            return
+        self._novelties_changed = True
+        self.novelties[novelty] = self.novelties.get(novelty, 0) + by
+        if not self.novelties[novelty]:
+            del self.novelties[novelty]
 
     def _add(self, before: KeyState | None, op: Op) -> KeyState:
         if before is None:
@@ -170,9 +191,9 @@ class State:
         """
         adds: dict[bytes, tuple[int, int]] = {}
         for entry in entries:
-            for op in entry.parsed_ops():
+            for index, op in enumerate(entry.parsed_ops()):
                 if op is None:
-                    self.skipped_ops -= 1
+                    self._skip(entry, index, -1)
                     continue
                 count, total = adds.get(op.key, (0, 0))
                 adds[op.key] = (count + (op.kind is OpKind.ADD), total + op.amount)
@@ -252,8 +273,23 @@ class State:
         for key in self._touched:
             self.tree.set(sha256(key).digest(), leaf_of(self._batch.keys[key]))
         self._touched.clear()
+        if self._novelties_changed:
+            self._batch.meta[META_NOVELTIES] = pack_novelties(self.novelties)
+            self._novelties_changed = False
         self._batch.buckets.update(self.tree.changed_buckets())
         return self.tree.root()
+
+
+def pack_novelties(counts: Mapping[Novelty, int]) -> bytes:
+    return b"".join(_NOVELTY.pack(*novelty, count) for novelty, count in sorted(counts.items()))
+
+
+def unpack_novelties(data: bytes) -> dict[Novelty, int]:
+    """Raises MalformedError."""
+    if len(data) % _NOVELTY.size:
+        raise MalformedError("the counts of what is not known end too early")
+    rows = _NOVELTY.iter_unpack(data)
+    return {Novelty(is_format, number): count for is_format, number, count in rows}
 
 
 def _is_from(live: LiveVersion, log: LogKey, first: int) -> bool:

@@ -15,7 +15,7 @@ import trio
 
 from ..core.envelope import NOBODY, NONCE_BYTES, Freshness, Kind, Opened, Sealer
 from ..core.errors import LatticeError, MalformedError
-from ..core.messages import ZERO_NONCE, Hello, Message, decode_messages, encode_messages
+from ..core.messages import ZERO_NONCE, Hello, Message, Unknown, decode_messages, encode_messages
 from ..transport.port import TransportError
 
 Carry = Callable[[bytes], Awaitable[bytes]]
@@ -84,7 +84,7 @@ class Courier:
     def _check_answer(self, raw: bytes, sealed: bytes, to: bytes) -> Answered:
         try:
             opened = self._sealer.open(raw)
-            messages = tuple(decode_messages(opened.body))
+            messages = tuple(self._noted(decode_messages(opened.body)))
         except MalformedError as error:
             self._count("answer_malformed")
             raise TransportError("malformed", error.message) from error
@@ -142,10 +142,17 @@ class Courier:
 
     def _decode(self, opened: Opened) -> list[Message]:
         try:
-            return decode_messages(opened.body)
+            return self._noted(decode_messages(opened.body))
         except MalformedError:
             self._count("request_malformed")
             raise
+
+    def _noted(self, messages: list[Message]) -> list[Message]:
+        """The messages; those of a type that only a newer program knows are counted by their number."""
+        for message in messages:
+            if isinstance(message, Unknown):
+                self._count(f"unknown_type_{message.type}")
+        return messages
 
     def _refuse(self, reason: str) -> None:
         self._count(f"request_{reason}")

@@ -35,6 +35,7 @@ class Measures:
     events: Mapping[str, int]
     p2p: Mapping[str, int]
     p2p_restarts: int
+    novelties: Mapping[str, int]
 
 
 def measure(node: Node) -> Measures:
@@ -53,4 +54,5 @@ def measure(node: Node) -> Measures:
         events=dict(node.counters),
         p2p=dict(report.counters),
         p2p_restarts=report.restarts,
+        novelties=node.engine.novelties(),
     )

@@ -7,6 +7,7 @@ transports, is this very class.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -100,6 +101,7 @@ from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .status import build_status, rfc3339
+from .versions import version_warnings
 from .watch import Watch
 
 _META_POLICY: Final = "policy"
@@ -206,6 +208,7 @@ class Node:
             )
             self._links.heartbeat = self.heartbeat
         self._nursery: trio.Nursery
+        self._versions_told: frozenset[str] = frozenset()
         self._known_shown = -1
         self._p2p_up = False
         self._peers_saved = -1
@@ -500,6 +503,7 @@ class Node:
             if now >= peers_at:
                 peers_at = now + _WATCH_PEERS_S
                 self._watch.peers(self.heartbeat.view().peers)
+                self._tell_versions()
             if now >= disk_at:
                 disk_at = now + _DISK_CHECK_S
                 self._check_disk()
@@ -562,6 +566,17 @@ class Node:
             "already: set the clock and keep it by NTP, else what this node writes may lose against others' "
             "writes",
         )
+
+    def version_warnings(self) -> list[str]:
+        return version_warnings(self.registry.all(), self._driver.engine.novelties())
+
+    def _tell_versions(self) -> None:
+        """Log each warning about versions when it is new; a count that grows is no news."""
+        told = {re.sub(r"\d+", "#", text): text for text in self.version_warnings()}
+        for form, text in told.items():
+            if form not in self._versions_told:
+                self._log.warning("SYNC", text)
+        self._versions_told = frozenset(told)
 
     async def _presence(self) -> None:
         """Tell everybody by gossip that we are here, what we hold and where we are."""
@@ -746,6 +761,9 @@ class Node:
         for message in answer.messages:
             if isinstance(message, Hello):
                 self._learn(peer_id, message.name, message.addresses)
+                known = self.registry.get(peer_id)
+                if known is not None:
+                    known.wire = message.wire
         return peer_id
 
     def _twin(self, peer_id: str) -> None:

@@ -32,6 +32,7 @@ class Peer:
     hinted: Addresses = field(default_factory=Addresses)
     sources: set[Source] = field(default_factory=set)
     roots: Roots | None = None
+    wire: int = 0  # of its last Hello
     synced_ms: int | None = None
     held_commit: int = -1
     url_turn: int = 0

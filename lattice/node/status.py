@@ -60,7 +60,7 @@ def build_status(node: Node) -> Status:
         forks=len(node.engine.fork_rows()),
         uptime_s=round(node.uptime_s, 3),
         alarms=sorted(node.alarms.values()),
-        warnings=sorted(node.heartbeat.warnings.values()),
+        warnings=sorted([*node.heartbeat.warnings.values(), *node.version_warnings()]),
         counters=_counters(node, report),
     )
 
@@ -94,6 +94,7 @@ def _peer_status(peer: Peer, view: PeerView | None, log_root: bytes) -> PeerStat
         heads_equal=peer.roots is not None and peer.roots.log_root == log_root,
         polled=view.polled if view is not None else False,
         addresses=[*peer.multiaddrs, *peer.urls],
+        state_rules=peer.roots.rules if peer.roots is not None else None,
     )
 
 

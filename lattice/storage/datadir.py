@@ -17,9 +17,12 @@ from ..core.entry import entry_id
 from ..core.errors import LatticeError
 from ..core.heads import log_root
 from ..core.merkle import MerkleMap
+from ..core.messages import RULES_FIRST, RULES_VERSION
+from ..core.state import META_RULES
 from . import packing, schema
 from .packing import corrupt
 from .reader import SqliteReader, connect
+from .rebuild import rebuild_state
 from .sqlite import FAILED_MARKER, SqliteStore
 from .sqlite_errors import denied, translated
 from .verify import verify_all
@@ -138,6 +141,14 @@ def _open_verified(path: Path, lock: DirectoryLock, network_id: bytes) -> Sqlite
         _create(path)
     _adopt_format(path)
     store = LockedStore(path, lock)
+    try:
+        rules = _rules_of(store)
+        schema.refuse_newer_rules(rules, RULES_VERSION)
+    except BaseException:
+        store.detach()
+        raise
+    if rules < RULES_VERSION:
+        store = _with_state_of_today(path, lock, store)
     if marker.exists():
         _verify(store, network_id)
         store.detach()
@@ -147,6 +158,27 @@ def _open_verified(path: Path, lock: DirectoryLock, network_id: bytes) -> Sqlite
         store = LockedStore(path, lock)
     _verify(store)
     return store
+
+
+def _rules_of(reader: SqliteReader) -> int:
+    """The state-rules number of a store; the first programs did not note it."""
+    noted = reader.meta(META_RULES)
+    return int.from_bytes(noted, "big") if noted is not None else RULES_FIRST
+
+
+def _with_state_of_today(path: Path, lock: DirectoryLock, store: LockedStore) -> LockedStore:
+    """The store after an upgrade that changed the state's rules: what an older program stored and did
+    not apply may have a meaning now."""
+    _verify(store)
+    try:
+        store.settle()
+    finally:
+        store.detach()
+    new = path.with_name(path.name + _NEW_SUFFIX)
+    _remove(new)
+    rebuild_state(path, new)
+    _put_in_place(new, path)
+    return LockedStore(path, lock)
 
 
 def _unusable(data_dir: Path, error: OSError) -> LatticeError:
@@ -174,7 +206,13 @@ def open_reader(data_dir: Path) -> SqliteReader:
     version = _version(path)
     if version < schema.SCHEMA_VERSION:
         raise LatticeError("store_failed", f"The store {path} has an old format. Start the node once.")
-    return SqliteReader(path)
+    reader = SqliteReader(path)
+    try:
+        schema.refuse_newer_rules(_rules_of(reader), RULES_VERSION)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
 
 
 def refuse_foreign(reader: SqliteReader, network_id: bytes) -> None:

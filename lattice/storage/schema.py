@@ -99,6 +99,17 @@ def refuse_newer(version: int, known: int = SCHEMA_VERSION) -> None:
         )
 
 
+def refuse_newer_rules(rules: int, known: int) -> None:
+    """Raises LatticeError `store_too_new` when the state was computed by rules of a newer program."""
+    if rules > known:
+        raise LatticeError(
+            "store_too_new",
+            f"The state of the store was computed by rules {rules} and this program knows rules up to "
+            f"{known}. Nothing was changed. Start the newer program again, or move the store file (not "
+            "identity.key) aside: this program then makes a new one and its peers bring the ledger back.",
+        )
+
+
 def migrate(
     connection: sqlite3.Connection,
     version: int,

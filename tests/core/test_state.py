@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattice.core.entry import Entry, OpKind, Version, encode_op, make_seal, parse_entry
+from lattice.core.entry import Entry, Novelty, OpKind, Version, encode_op, make_seal, parse_entry
 from lattice.core.merkle import MerkleMap
 from lattice.core.messages import Entries
 from lattice.core.rows import Batch, KeyState, LiveVersion, LogKey
-from lattice.core.state import State, leaf_of, names_for, winner_first
+from lattice.core.state import META_NOVELTIES, State, leaf_of, names_for, unpack_novelties, winner_first
 from lattice.storage.memory import MemoryStore
 from lattice.testing.reference import compute_log_root, compute_state, compute_state_root, read_ledger
 from tests.core.core_kit import NETWORK, Author, Replica, add, delete, page, put, vectors
@@ -374,6 +374,9 @@ def test_unknown_kinds_and_broken_ops_are_stored_and_not_applied() -> None:
     replica = state_of(sealed(author, entry))
     assert live(replica) == {version(entry, 5)}
     assert replica.engine.statistics()["ops_skipped"] == 5
+    # Only what a newer program made calls for an upgrade, and it does so after a restart as well.
+    assert replica.engine.novelties() == {"op kind 9": 1}
+    assert State(replica.store, MerkleMap()).novelties == {Novelty(False, 9): 1}
     row = replica.store.entry_by_id(entry.id)
     assert row is not None
     assert row.ops == entry.ops
@@ -392,6 +395,34 @@ def test_an_unknown_format_version_is_chained_and_not_applied() -> None:
     assert replica.store.entry_count() == 3
     assert live(replica) == {version(last)}
     assert replica.store.history(b"k", 9)[-1].seq == 2
+    assert replica.engine.novelties() == {"entry format 7": 1}
+
+
+def test_what_is_not_known_is_no_longer_counted_once_it_is_taken_out() -> None:
+    author = Author(1)
+    first, second = author.write(b"\x09" + put(b"k")[1:]), author.write(b"\xc8" + put(b"k")[1:], put(b"k"))
+    reader = MemoryStore()
+    state = State(reader, MerkleMap())
+    batch = Batch()
+    state.begin(batch)
+    for entry in (first, second):
+        state.apply(entry)
+    assert {str(found): count for found, count in state.novelties.items()} == {
+        "op kind 9": 1,
+        "op kind 200": 1,
+    }
+    log = LogKey(author.key.public_key, second.header.epoch)
+    state.remove(log, 1, [second])
+    state.settle()
+    assert unpack_novelties(batch.meta[META_NOVELTIES]) == {Novelty(False, 9): 1}
+    assert state.skipped_ops == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(9, "entry format 9"), (255, "entry format 255"), (256, "entry formats above 255")]
+)
+def test_a_format_beyond_counting_is_named_as_one_of_many(number: int, text: str) -> None:
+    assert str(Novelty(True, number)) == text
 
 
 def test_siblings_are_at_most_the_number_of_logs() -> None:

@@ -195,6 +195,12 @@ MISTAKES = [
         "contradiction", 78, ("LATTICE_SYNC_MODE=p2p needs LATTICE_P2P_ENABLED=true",), {"SYNC_MODE": "p2p"}
     ),
     Mistake(
+        "no room for two missed beats",
+        78,
+        ("LATTICE_PEERLESS_TIMEOUT_S=10", "write 12 or more", "LATTICE_HEARTBEAT_INTERVAL_S"),
+        {"PEERLESS_TIMEOUT_S": "10", "HEARTBEAT_INTERVAL_S": "5"},
+    ),
+    Mistake(
         "a name of the earlier system",
         78,
         ("LATTICE_STATE_DIR", "is now LATTICE_DATA_DIR: rename it"),
