@@ -194,12 +194,13 @@ def test_nodes_behind_tls_and_a_path_prefix_replicate(tmp_path: Path, one_port: 
             assert urls <= {proxy.url(other) for other in nodes if other is not node}
         journal.put(nodes[2], "one more", 1)
         wait_equal(nodes, within_s=3)
+        # nodeA is polled by both, and polls them: all of it goes through the proxy and its prefixes. What
+        # waits for news is written down when it ends.
+        asked = {f"POST /{name}/api/lattice/sync/messages" for name in NAMES}
+        wait_for("all were asked", lambda: {each for each, _ in proxy.requests()} >= asked, within_s=45)
         meanwhile = proxy.requests()[before:]
     assert history_faults([node.data_dir for node in nodes], journal) == []
-    # nodeA is polled by both, and polls them: all of it went through the proxy and its prefixes. What waits
-    # for news is written down when it ends.
-    served = proxy.requests()
-    assert {request for request, _ in served} == {f"POST /{name}/api/lattice/sync/messages" for name in NAMES}
+    assert {request for request, _ in proxy.requests()} == asked
     assert {200} <= {status for _, status in meanwhile} <= {200, 499}
 
 
