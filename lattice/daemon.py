@@ -21,8 +21,9 @@ import trio
 
 from .api.access import Access
 from .api.app import create_app, create_sync_app
-from .api.guards import Turnstile
 from .api.listener import open_listener, serve_listener
+from .api.refusals import Refusals
+from .api.turnstile import Turnstile
 from .config import Settings
 from .core.addresses import Bind, ip_of, parse_multiaddr
 from .core.errors import CODES, ConfigError, LatticeError
@@ -134,13 +135,13 @@ async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) 
             gc.collect()
             gc.freeze()
             async with trio.open_nursery() as faces:
-                turnstile = Turnstile()
-                app = create_app(node, access, logs=logs, turnstile=turnstile)
-                await faces.start(serve_listener, app, api_socket, shutdown, logs)
+                turnstile, refusals = Turnstile(), Refusals()
+                app = create_app(node, access, logs=logs, turnstile=turnstile, refusals=refusals)
+                await faces.start(serve_listener, app, api_socket, shutdown, logs, refusals)
                 logs.info("STARTUP", "API listening", url=settings.api_url)
                 if sync_socket is not None:
-                    sync_app = create_sync_app(node, logs=logs, turnstile=turnstile)
-                    await faces.start(serve_listener, sync_app, sync_socket, shutdown, logs)
+                    sync_app = create_sync_app(node, logs=logs, turnstile=turnstile, refusals=refusals)
+                    await faces.start(serve_listener, sync_app, sync_socket, shutdown, logs, refusals)
                     logs.info("STARTUP", "sync listening", bind=settings.sync_bind)
                 logs.info("STARTUP", "node ready", name=node.name, peer_id=node.peer_id, pid=os.getpid())
             # The listeners have ended, with the requests that were under way; the rest holds nothing.

@@ -22,6 +22,7 @@ from ..node.measures import Measures
 from ..observability.counters import LABEL_SETS_MAX, OVERFLOW
 from ..schemas import Status
 from .openapi import PROBLEMS
+from .refusals import Refusals
 
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LIVENESS: Final = ("alive", "suspect", "dead")
@@ -52,9 +53,10 @@ class AnswerCounts:
 class NodeCollector(Collector):
     """Asks the node at each scrape; holds no number of its own."""
 
-    def __init__(self, node: NodeFacade, answers: AnswerCounts) -> None:
+    def __init__(self, node: NodeFacade, answers: AnswerCounts, refusals: Refusals | None = None) -> None:
         self._node = node
         self._answers = answers
+        self._refusals = refusals or Refusals()
 
     def collect(self) -> Iterable[Metric]:
         status, measures = self._node.status(), self._node.measures()
@@ -72,13 +74,19 @@ class NodeCollector(Collector):
             "class",
             self._answers.by_class,
         )
+        yield _counted(
+            "lattice_http_refused",
+            "Requests and connections that a listener refused, by reason.",
+            "reason",
+            self._refusals.by_reason,
+        )
 
 
-def metrics_routes(node: NodeFacade, answers: AnswerCounts) -> APIRouter:
+def metrics_routes(node: NodeFacade, answers: AnswerCounts, refusals: Refusals) -> APIRouter:
     """`/metrics`."""
     router = APIRouter(tags=["probes"], responses=PROBLEMS)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(node, answers))
+    registry.register(NodeCollector(node, answers, refusals))
 
     @router.get(
         "/metrics",

@@ -51,6 +51,7 @@ COUNTER_WINDOW: Final = 1024  # HTTP requests overlap and arrive out of order
 COUNTER_OVERLAP: Final = 32  # requests on their way while the first of a boot is challenged
 BOOTS_MAX: Final = 4096  # (sender, boot) pairs whose counters are remembered
 CHALLENGES_MAX: Final = 1024
+CHALLENGES_PER_KEY_MAX: Final = 8  # a key has one live boot, a cloned one two: more are a flood
 CHALLENGE_LIFE_S: Final = 30.0
 CONNECTIONS_MAX: Final = 64
 HALF_OPEN_PER_ADDRESS_MAX: Final = 16
@@ -61,6 +62,11 @@ DIRECT_OPENED_MAX: Final = 4
 DIRECT_ACCEPTED_MAX: Final = 8
 HTTP_BODY_BYTES_MAX: Final = 8 * MIB
 HTTP_BODY_TIMEOUT_S: Final = 30.0
+HTTP_BODYLESS_BYTES_MAX: Final = 64 * KIB  # for routes that read no body: some clients send one all the same
+HTTP_BODIES_BYTES_MAX: Final = (
+    64 * MIB
+)  # all bodies held at once, whoever sent them: 16 of the largest envelopes
+HTTP_BODIES_BYTES_PER_ADDRESS_MAX: Final = 32 * MIB  # half of it, so that one address never takes all
 LONG_POLL_S_MAX: Final = 25.0
 VALUE_DEPTH_MAX: Final = 64
 PAGE_KEYS_MAX: Final = 1000

@@ -130,7 +130,7 @@ class Courier:
 
     def _open_request(self, data: bytes, expected: bytes | None) -> Opened:
         try:
-            opened = self._sealer.open(data)
+            opened = self._sealer.open(data, self._freshness.is_used)
         except LatticeError as error:
             self._count(f"request_{error.message}")
             raise
