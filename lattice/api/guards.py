@@ -20,6 +20,7 @@ from ..core.limits import (
     HTTP_BODY_BYTES_MAX,
     HTTP_BODY_TIMEOUT_S,
     HTTP_BODYLESS_BYTES_MAX,
+    drips,
 )
 from ..observability.logs import TaggedLogger
 from .access import Access, RouteClass, Rule, decode_text, rules_for
@@ -379,6 +380,8 @@ class _Body:
                 self._turnstile.hold(self._address, len(part))
                 self._held += len(part)
                 parts.append(part)
+                if drips(len(parts), self._held):
+                    raise LatticeError("too_slow", "The body comes in too many small pieces.")
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -169,6 +169,8 @@ def _counts(measures: Measures) -> Iterator[Metric]:
     yield _counted("lattice_entries_refused", "Entries refused, by reason.", "reason", refused)
     yield _rounds(measures.rounds)
     failed = _after("polls_failed_", measures.rounds)
+    probed = _after("probes_failed_", measures.rounds)
+    yield _counted("lattice_probes_failed", "HTTP probes that failed, by reason.", "reason", probed)
     yield _counted("lattice_polls_failed", "HTTP polls that failed, by reason.", "reason", failed)
     yield _counted("lattice_messages", "Messages refused or paused, by what happened.", "event", events)
     yield _counted("lattice_p2p_events", "What the P2P lung did and refused.", "event", measures.p2p)

@@ -62,6 +62,8 @@ DIRECT_OPENED_MAX: Final = 4
 DIRECT_ACCEPTED_MAX: Final = 8
 HTTP_BODY_BYTES_MAX: Final = 8 * MIB
 HTTP_BODY_TIMEOUT_S: Final = 30.0
+HTTP_PIECES_FREE: Final = 1024  # pieces of a body whose size is not looked at
+HTTP_PIECE_BYTES_MIN: Final = 64  # on average beyond these: a piece costs the loop as much as 10 KiB do
 HTTP_BODYLESS_BYTES_MAX: Final = 64 * KIB  # for routes that read no body: some clients send one all the same
 HTTP_BODIES_BYTES_MAX: Final = (
     64 * MIB
@@ -83,3 +85,8 @@ PUBLISH_QUEUE: Final = 256
 HELLO_TIMEOUT_S: Final = 10.0
 EXCHANGE_TIMEOUT_S: Final = 15.0
 IDEMPOTENCY_LIFE_S: Final = 86_400
+
+
+def drips(pieces: int, size: int) -> bool:
+    """Whether a body comes in so small pieces that parsing them is the attack."""
+    return pieces > HTTP_PIECES_FREE + size // HTTP_PIECE_BYTES_MIN

@@ -305,6 +305,7 @@ class AntiEntropy:
                 error = None
             except RoundFailed as failed:
                 error = failed.reason
+                self._count(f"probes_failed_{error}")
         self.heartbeat.feed(ProbeEnded(key, "http", trio.current_time(), error is None, error))
 
     def _count(self, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from ..core.addresses import host_of_url, is_loopback_host, parse_multiaddr
 from ..core.draft import Appended, Condition, OpDraft
 from ..core.engine import (
     META_LOG_ROOT,
@@ -131,7 +132,11 @@ class Node:
         self._low_disk: LatticeError | None = None
         self._alarms: dict[str, str] = {}
         self.counters: dict[str, int] = {}
-        self.registry = Registry(key.peer_id)
+        self.registry = Registry(
+            key.peer_id,
+            takes_loopback=self._is_on_loopback_alone,
+            refused=lambda reason: self._count(f"addresses_refused_{reason}"),
+        )
         self._driver = Driver(
             lambda: Engine(key, network_id, store),
             store,
@@ -626,6 +631,12 @@ class Node:
     def _name_of(self, peer_id: str) -> str:
         peer = self.registry.get(peer_id)
         return peer.name if peer is not None else ""
+
+    def _is_on_loopback_alone(self) -> bool:
+        """Whether all that we announce is on loopback, as in a network within one machine."""
+        own = self.options.addresses()
+        hosts = [parse_multiaddr(text).host for text in own.p2p] + [host_of_url(url) for url in own.http]
+        return all(is_loopback_host(host) for host in hosts)
 
     def _count(self, name: str, amount: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
