@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Final
 
+from .entry import parse_header
 from .forks import FORK_PROOF, HEADER_PATH, pack_fork_proof, pack_path
 from .heads import NO_HEAD
 from .limits import (
@@ -71,6 +72,35 @@ class _Search:
 
 
 @dataclass(slots=True)
+class _Given:
+    """What the opener of a round has given away in it: no honest peer asks for that again before the
+    round is over, and to give it again and again would be a round without end."""
+
+    last: dict[LogKey, int] = field(default_factory=dict)
+    paths: set[tuple[LogKey, int]] = field(default_factory=set)
+
+    def fresh(self, wants: Iterable[Want]) -> list[Want]:
+        """The wants that are no repetition; those for header paths count as given with this."""
+        found = []
+        for want in wants:
+            key = LogKey(want.author, want.epoch)
+            if want.last != HEADERS_ONLY:
+                is_fresh = want.first > self.last.get(key, -1)
+            else:
+                is_fresh = (key, want.first) not in self.paths
+                self.paths.add((key, want.first))
+            if is_fresh:
+                found.append(want)
+        return found
+
+    def note(self, page: Entries) -> None:
+        for header_bytes, _ in page.frames:
+            header = parse_header(header_bytes)
+            key = LogKey(header.author, header.epoch)
+            self.last[key] = max(self.last.get(key, -1), header.seq)
+
+
+@dataclass(slots=True)
 class _Session:
     padded: bool
     targets: dict[LogKey, LogHead] = field(default_factory=dict)
@@ -124,19 +154,24 @@ class Reconciler:
     ) -> Generator[list[Message], Sequence[Message], None]:
         """Pull and push pages until neither side lacks anything or a step brings nothing."""
         before: object = None
+        given = _Given()
         searches = self._searches(targets)
         while True:
             proofs = [*self._lower_proofs(targets, searches), *self._offered_proofs(peer)]
             missing = self.missing(targets, searches)
             paths = self._next_paths(searches)
-            asked = [
+            asked = given.fresh(
                 want for message in answer if isinstance(message, WantEntries) for want in message.ranges
-            ]
-            now = (missing, paths, asked)
-            if (not any(now) and not proofs) or (now == before and not proofs):
+            )
+            now = (missing, paths)
+            pages = self._serve(asked, proofs)
+            if not pages and (not any(now) or now == before):
                 return
             before = now
-            out = self._serve(asked, proofs)
+            out = pages
+            for message in pages:
+                if isinstance(message, Entries):
+                    given.note(message)
             if missing or paths:
                 out.append(WantEntries((*paths, *missing[: WANT_RANGES_MAX - len(paths)])))
             if not out:
