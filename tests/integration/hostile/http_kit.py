@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -227,6 +227,72 @@ class Liar(Stranger):
         told = self._behave(opened, messages)
         body = told if isinstance(told, bytes) else self.member.answer(opened, told)
         connection.sendall(plain(body))
+
+
+# Callers of the API.
+
+HONEST, HOSTILE = "127.0.0.2", "127.0.0.3"
+
+
+def dial(port: int, address: str = HOSTILE, timeout_s: float = 45) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
+    connection.settimeout(timeout_s)
+    return connection
+
+
+def say(node: LocalNode, data: bytes, *, ends: bool = True) -> bytes:
+    """Send the bytes to the API, say that this was all where it `ends`, and listen to the end."""
+    answer = b""
+    with closing(dial(node.api_port)) as connection:
+        try:
+            connection.sendall(data)
+            if ends:
+                connection.shutdown(socket.SHUT_WR)
+            while chunk := connection.recv(65_536):
+                answer += chunk
+        except OSError:
+            pass  # it was cut off, perhaps after an answer
+    return answer
+
+
+class Bystander(threading.Thread):
+    """An honest caller at another address, who writes and reads one key after the other."""
+
+    def __init__(self, node: LocalNode) -> None:
+        super().__init__()
+        self._node = node
+        self._over = threading.Event()
+        self.waits_s: list[float] = []
+        self.errors: list[str] = []
+
+    def __enter__(self) -> Bystander:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+        assert self.errors == []
+        assert len(self.waits_s) >= 3
+        assert max(self.waits_s) < 5, self.waits_s
+
+    def run(self) -> None:
+        transport = httpx.HTTPTransport(local_address=HONEST)
+        with httpx.Client(base_url=self._node.url, transport=transport, timeout=20) as client:
+            while not (self._over.is_set() and len(self.waits_s) >= 3):
+                number = len(self.waits_s)
+                began = time.monotonic()
+                try:
+                    written = client.put("/api/lattice/keys/bystander", json=number)
+                    read = client.get("/api/lattice/keys/bystander")
+                    if (written.status_code, read.json().get("value")) != (201, number):
+                        self.errors.append(f"{written.status_code} {read.text[:200]}")
+                except httpx.HTTPError as error:
+                    self.errors.append(repr(error))
+                if self.errors:
+                    return
+                self.waits_s.append(time.monotonic() - began)
+                self._over.wait(0.1)
 
 
 # A node, seen from outside.
