@@ -6,6 +6,7 @@ out, an exit code at the end.
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 import secrets
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .api.access import Access
+from .api.access import Access, read_token
 from .api.app import create_app, create_sync_app
 from .api.listener import open_listener, serve_listener
 from .api.refusals import Refusals
@@ -65,6 +66,7 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
         logs.info("STARTUP", "settings read", file=settings.source.env_file, count=settings.source.file_count)
     try:
         home = _open_home(settings, logs)
+        _hide_secrets(settings, logs, home)
         store = open_store(settings.data_dir, home.network_id)
     except LatticeError as error:
         logs.error("STARTUP", error.message, code=error.code)
@@ -79,6 +81,18 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
     if code == 0:
         logs.info("STARTUP", "stopped")
     return code
+
+
+def _hide_secrets(settings: Settings, logs: Logs, home: Home) -> None:
+    """No part of the node logs these on purpose; a caller may send them where they do not belong, and a
+    message that quotes it would keep them."""
+    for secret in (home.seed, *home.network_keys.values()):
+        logs.hide(secret.hex())
+        logs.hide(base64.b64encode(secret).decode().rstrip("="))
+        logs.hide(base64.urlsafe_b64encode(secret).decode().rstrip("="))
+    token = read_token(settings.api_token_file)
+    if token is not None:
+        logs.hide(token)
 
 
 def _report(group: BaseExceptionGroup[LatticeError], logs: Logs) -> int:

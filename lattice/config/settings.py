@@ -18,6 +18,8 @@ from dotenv.parser import parse_stream
 
 from ..core.addresses import Bind, TcpMultiaddr
 from ..core.errors import ConfigError, MalformedError
+from ..core.failover_events import MonitorConfig
+from ..core.ticket import hide_tickets
 from .table import OBSOLETE, PREFIX, SETTINGS, Setting, closest
 
 Origin = Literal["flag", "environment", "file", "default"]
@@ -124,7 +126,7 @@ def load(
     settings = Settings(**values, source=source)
     problems.extend(_contradictions(settings))
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(hide_tickets("; ".join(problems)))
     return settings
 
 
@@ -189,8 +191,13 @@ def _find_project(start: Path) -> Path:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    if settings.peerless_timeout_s < 2 * settings.heartbeat_interval_s:
-        yield "LATTICE_PEERLESS_TIMEOUT_S must be at least twice LATTICE_HEARTBEAT_INTERVAL_S"
+    # The monitor's own rule: two beats may be missed, each with its grace.
+    needed_s = 2 * (settings.heartbeat_interval_s + MonitorConfig().beat_grace_s)
+    if settings.peerless_timeout_s < needed_s:
+        yield (
+            "LATTICE_PEERLESS_TIMEOUT_S must allow two missed beats: with "
+            f"LATTICE_HEARTBEAT_INTERVAL_S={settings.heartbeat_interval_s:g} at least {needed_s:g}"
+        )
     if settings.sync_mode == "p2p" and not settings.p2p_enabled:
         yield "LATTICE_SYNC_MODE=p2p needs LATTICE_P2P_ENABLED=true"
     listeners: list[tuple[str, Bind]] = [("LATTICE_API_BIND", settings.api_bind)]

@@ -233,7 +233,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "60",
         values.seconds(1, 3600),
         _SECONDS.format("1", "3600"),
-        "A peer not heard over P2P for this long is polled over HTTP. At least twice the heartbeat.",
+        "A peer not heard over P2P for this long is polled over HTTP. "
+        "At least twice the heartbeat and a second.",
     ),
     Setting(
         "http_poll_interval_s",

@@ -263,6 +263,44 @@ def test_heads_that_name_what_is_never_delivered_lead_nowhere(made: Scene) -> No
         wants = [m for _, messages in liar.rounds for m in messages if isinstance(m, WantEntries)]
         rounds = {m.round for _, messages in liar.rounds for m in messages if isinstance(m, Heads)}
         assert 0 < len(wants) <= len(rounds)
+        # Three fruitless rounds, and it is asked less and less, however alive it is.
+        waits = []
+
+        def six() -> bool:
+            waits.append(made.control())
+            return rise.of("lattice_polls_failed_total", "fruitless") >= 6
+
+        wait_for("six fruitless rounds", six, within_s=30)
+        gaps = [after - before for before, after in itertools.pairwise(starts(liar)[:6])]
+        assert gaps[-1] > 3 * 0.5, gaps
+        assert gaps[-1] > 1.5 * gaps[-2], gaps
+        assert max(waits) < 5, waits
+        forget(made.victim, [liar])
+
+
+def starts(liar: Liar) -> list[float]:
+    """When the rounds with this peer began."""
+    return [
+        when
+        for when, messages in liar.rounds
+        if any(isinstance(m, Heads) and not m.flags & (HeadsFlag.LISTS | HeadsFlag.FINAL) for m in messages)
+    ]
+
+
+@pytest.mark.parametrize("lie", ["the very same roots", "other roots each time, and nothing named"])
+def test_who_answers_at_once_and_never_holds_back_is_not_asked_without_pause(made: Scene, lie: str) -> None:
+    """Each round is good, and moves nothing: nothing to blame, and nothing to hurry for."""
+    member = made.member.another()
+    nothing = lying_heads(member, list)
+    behave = nothing if "other" in lie else hello_first(member, lambda opened, told: same_heads(told))
+    rise = Rise(made.victim)
+    with Liar(member, behave) as liar:
+        made.victim.send(calls.add_peer(liar.url))
+        wait_for("ten rounds", lambda: len(starts(liar)) >= 10, within_s=40)
+        first, last = starts(liar)[3], starts(liar)[9]
+        assert last - first > 6 * 0.8
+        assert rise.of("lattice_rounds_total", "complete" if "other" in lie else "equal", "http") >= 9
+        made.control()
         forget(made.victim, [liar])
 
 
