@@ -94,6 +94,7 @@ from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .status import build_status
+from .turns import Turns
 from .watch import Watch
 
 _META_POLICY: Final = "policy"
@@ -188,6 +189,7 @@ class Node:
         )
         self._anti_entropy.heartbeat = self.heartbeat
         self._anti_entropy.takes_entries = lambda: self._low_disk is None
+        self._turns = Turns()
         self._links: Links | None = None
         if p2p is not None:
             self._links = Links(
@@ -767,7 +769,7 @@ class Node:
         peer_id = peer_id_of(sender)
         if self._freshness.has_twin(sender) or (sender == self._key.public_key and boot != self._boot):
             self._twin(peer_id)
-        lung = "http" if link is None else "p2p"
+        lung: Lung = "http" if link is None else "p2p"
         out: list[Message] = []
         rest: list[Message] = []
         for message in received.messages:
@@ -788,7 +790,7 @@ class Node:
             await self._hold(rest)
             served = tuple(rest)
             try:
-                reply = await self._driver.ask(lambda token: Served(token, sender, boot, lung, served))
+                reply = await self._ask_in_turn(served, sender, boot, lung)
             except LatticeError as error:
                 self._count(f"rounds_refused_{error.code}")
                 if link is None:
@@ -804,6 +806,15 @@ class Node:
             # Where HTTP is all there is, no beat would ever tell them.
             out.append(self._beat(sender, BeatFlag(0)))
         return self._courier.reply(received, out)
+
+    async def _ask_in_turn(
+        self, messages: tuple[Message, ...], sender: bytes, boot: int, lung: Lung
+    ) -> object:
+        """The engine's answer. What is to be verified and stored waits for the sender's turn."""
+        if not any(isinstance(message, Entries | Proof) for message in messages):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
+        async with self._turns.take(sender):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
 
     async def _hold(self, messages: Sequence[Message]) -> None:
         """The long-poll: hold the answer back while the asker holds exactly what we hold."""
