@@ -150,12 +150,14 @@ class Node:
         self.bus = Bus(boot)
         self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
+        self._turns = Turns()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
             self._freshness,
             hello=self._hello,
             entropy=ports.entropy,
             count=self._count,
+            is_full=self._turns.is_full,
         )
         stored = store.meta(_META_POLICY)
         policy = Policy(stored.decode()) if stored else Policy(options.policy)
@@ -189,7 +191,6 @@ class Node:
         )
         self._anti_entropy.heartbeat = self.heartbeat
         self._anti_entropy.takes_entries = lambda: self._low_disk is None
-        self._turns = Turns()
         self._links: Links | None = None
         if p2p is not None:
             self._links = Links(
@@ -344,6 +345,7 @@ class Node:
             raise self._low_disk
         key = idempotency_key.encode("utf-8") if idempotency_key else b""
         drafts, held = tuple(ops), tuple(conditions)
+        self._turns.note(b"")
         reply = await self._driver.ask(lambda token: Append(token, drafts, held, key, request_digest))
         if not isinstance(reply, Acknowledged):
             raise AssertionError(f"a write was answered by {reply!r}")
@@ -813,6 +815,7 @@ class Node:
         """The engine's answer. What is to be verified and stored waits for the sender's turn."""
         if not any(isinstance(message, Entries | Proof) for message in messages):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
+        self._turns.note(sender)
         async with self._turns.take(sender):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
 
