@@ -6,6 +6,7 @@ out, an exit code at the end.
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 import secrets
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .api.access import Access
+from .api.access import Access, read_token
 from .api.app import create_app, create_sync_app
-from .api.guards import Turnstile
 from .api.listener import open_listener, serve_listener
+from .api.refusals import Refusals
+from .api.turnstile import Turnstile
 from .config import Settings
 from .core.addresses import Bind, ip_of, parse_multiaddr
 from .core.errors import CODES, ConfigError, LatticeError
@@ -67,8 +69,7 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
         logs.info("STARTUP", "settings read", file=settings.source.env_file, count=settings.source.file_count)
     try:
         home = _open_home(settings, logs)
-        for secret in (home.seed, *home.network_keys.values()):
-            logs.hide(secret.hex())
+        _hide_secrets(settings, logs, home)
         store = open_store(settings.data_dir, home.network_id)
     except LatticeError as error:
         logs.error("STARTUP", error.message, code=error.code)
@@ -84,6 +85,18 @@ def _run_logged(settings: Settings, logs: Logs) -> int:
     if code == 0:
         logs.info("STARTUP", "stopped")
     return code
+
+
+def _hide_secrets(settings: Settings, logs: Logs, home: Home) -> None:
+    """No part of the node logs these on purpose; a caller may send them where they do not belong, and a
+    message that quotes it would keep them."""
+    for secret in (home.seed, *home.network_keys.values()):
+        logs.hide(secret.hex())
+        logs.hide(base64.b64encode(secret).decode().rstrip("="))
+        logs.hide(base64.urlsafe_b64encode(secret).decode().rstrip("="))
+    token = read_token(settings.api_token_file)
+    if token is not None:
+        logs.hide(token)
 
 
 def _report(group: BaseExceptionGroup[LatticeError], logs: Logs) -> int:
@@ -121,8 +134,6 @@ def _open_home(settings: Settings, logs: Logs) -> Home:
 
 async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) -> None:
     access = Access.from_settings(settings)
-    if access.token is not None:
-        logs.hide(access.token)
     api_socket = open_listener(settings.api_bind, "LATTICE_API_BIND")
     sync_socket = (
         open_listener(settings.sync_bind, "LATTICE_SYNC_BIND") if settings.sync_bind is not None else None
@@ -142,13 +153,13 @@ async def _main(settings: Settings, logs: Logs, home: Home, store: SqliteStore) 
             gc.collect()
             gc.freeze()
             async with trio.open_nursery() as faces:
-                turnstile = Turnstile()
-                app = create_app(node, access, logs=logs, turnstile=turnstile)
-                await faces.start(serve_listener, app, api_socket, shutdown, logs)
+                turnstile, refusals = Turnstile(), Refusals()
+                app = create_app(node, access, logs=logs, turnstile=turnstile, refusals=refusals)
+                await faces.start(serve_listener, app, api_socket, shutdown, logs, refusals)
                 logs.info("STARTUP", "API listening", url=settings.api_url)
                 if sync_socket is not None:
-                    sync_app = create_sync_app(node, logs=logs, turnstile=turnstile)
-                    await faces.start(serve_listener, sync_app, sync_socket, shutdown, logs)
+                    sync_app = create_sync_app(node, logs=logs, turnstile=turnstile, refusals=refusals)
+                    await faces.start(serve_listener, sync_app, sync_socket, shutdown, logs, refusals)
                     logs.info("STARTUP", "sync listening", bind=settings.sync_bind)
                 logs.info("STARTUP", "node ready", name=node.name, peer_id=node.peer_id, pid=os.getpid())
             # The listeners have ended, with the requests that were under way; the rest holds nothing.

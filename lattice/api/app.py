@@ -20,10 +20,11 @@ from ..node.facade import NodeFacade
 from ..observability.logs import TaggedLogger
 from .access import Access, RouteClass, rules_for
 from .answers import answer
-from .guards import Fence, Gate, Intake, PeerLimit, Turnstile, body_of, client_of
+from .guards import Fence, Gate, Intake, PeerLimit, body_of, client_of
 from .metrics import AnswerCounts, metrics_routes
 from .openapi import docs_page
 from .problems import method_not_allowed, problem, problem_of
+from .refusals import Refusals
 from .routes.entries import entry_routes
 from .routes.events import event_routes
 from .routes.evidence import evidence_routes
@@ -32,6 +33,7 @@ from .routes.page import page_routes
 from .routes.peers import peer_routes
 from .routes.status import status_routes
 from .routes.sync import SYNC_PATH, probe_routes, serve_envelope, sync_routes
+from .turnstile import Turnstile
 
 _TITLE = "Lattice"
 _VERSION = "1"
@@ -47,9 +49,12 @@ def create_app(
     *,
     logs: TaggedLogger | None = None,
     turnstile: Turnstile | None = None,
+    refusals: Refusals | None = None,
 ) -> FastAPI:
-    """The API of one node. Share one `turnstile` between this and `create_sync_app`."""
+    """The API of one node. Share one `turnstile` and one `refusals` between this, `create_sync_app`
+    and the listeners of both."""
     answers = AnswerCounts()
+    limits, refused = turnstile or Turnstile(), refusals or Refusals()
     app = FastAPI(
         title=_TITLE,
         version=_VERSION,
@@ -59,16 +64,16 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(Fence, logs=logs, answered=answers.add),
+            Middleware(Fence, logs=logs, answered=answers.add, refused=refused.add),
             Middleware(Gate, access=access),
-            Middleware(PeerLimit, turnstile=turnstile or Turnstile(), is_peer=_is_peer),
-            Middleware(Intake),
+            Middleware(PeerLimit, turnstile=limits, is_peer=_is_peer),
+            Middleware(Intake, turnstile=limits),
         ],
     )
     ledger = (key_routes, entry_routes, evidence_routes, event_routes)
     for router in (status_routes, peer_routes, *ledger, sync_routes, probe_routes):
         app.include_router(router(node))
-    app.include_router(metrics_routes(node, answers))
+    app.include_router(metrics_routes(node, answers, refused))
     app.include_router(page_routes())
     _add_docs(app)
     _add_handlers(app, logs)
@@ -76,16 +81,20 @@ def create_app(
 
 
 def create_sync_app(
-    node: NodeFacade, *, logs: TaggedLogger | None = None, turnstile: Turnstile | None = None
+    node: NodeFacade,
+    *,
+    logs: TaggedLogger | None = None,
+    turnstile: Turnstile | None = None,
+    refusals: Refusals | None = None,
 ) -> ASGIApp:
     """What other nodes reach: POST sync/messages and /health, nothing else and no framework.
 
     No Host or Origin is checked here: peers call a node by whatever name they were told, and only
     the sealed envelope is proof.
     """
-    inner: ASGIApp = Intake(_SyncApp(node))
-    limited = PeerLimit(inner, turnstile=turnstile or Turnstile(), is_peer=_is_peer)
-    return Fence(limited, logs=logs)
+    limits = turnstile or Turnstile()
+    limited = PeerLimit(Intake(_SyncApp(node), turnstile=limits), turnstile=limits, is_peer=_is_peer)
+    return Fence(limited, logs=logs, refused=(refusals or Refusals()).add)
 
 
 class _SyncApp:

@@ -1,4 +1,4 @@
-"""The guards in front of every route, as small pure ASGI middleware: Fence, Gate, Turnstile, Intake.
+"""The guards in front of every route, as small pure ASGI middleware: Fence, Gate, PeerLimit, Intake.
 
 Separate because they hold before any framework code runs and are shared by both listeners: the
 server underneath has neither a body limit nor a body time-out of its own.
@@ -7,7 +7,6 @@ server underneath has neither a body limit nor a body time-out of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -16,14 +15,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.errors import LatticeError
-from ..core.limits import HTTP_BODY_BYTES_MAX, HTTP_BODY_TIMEOUT_S
+from ..core.limits import (
+    ENVELOPE_BYTES_MAX,
+    HTTP_BODY_BYTES_MAX,
+    HTTP_BODY_TIMEOUT_S,
+    HTTP_BODYLESS_BYTES_MAX,
+    drips,
+)
 from ..observability.logs import TaggedLogger
 from .access import Access, RouteClass, Rule, decode_text, rules_for
-from .problems import method_not_allowed, problem, problem_of
+from .problems import Problem, method_not_allowed, problem, problem_of
+from .refusals import CODE
+from .turnstile import Turnstile
 
-# Long polls of many nodes may come from behind one address; each request may hold a whole body.
-PEER_REQUESTS_MAX: Final = 256
-PEER_REQUESTS_PER_ADDRESS_MAX: Final = 64
 # After a refusal the rest of the body is read and dropped for a moment, so that a client that sends
 # first and listens later still gets the answer and not a reset.
 _DRAIN_BYTES_MAX: Final = 2 * HTTP_BODY_BYTES_MAX
@@ -75,10 +79,13 @@ class Fence:
         *,
         logs: TaggedLogger | None = None,
         answered: Callable[[int], None] = lambda status: None,
+        refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`answered` counts each answer by its status, `refused` each problem by its code."""
         self._app = app
         self._logs = logs
         self._answered = answered
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -95,7 +102,7 @@ class Fence:
         if head:
             inner["method"] = "GET"
             inner[_HEAD] = True
-        sender = _Sender(send, inner, drop_body=head, answered=self._answered)
+        sender = _Sender(send, inner, drop_body=head, answered=self._answered, refused=self._refused)
         try:
             await self._app(inner, receive, sender)
         except LatticeError as error:
@@ -126,17 +133,28 @@ class Fence:
 class _Sender:
     """Passes messages on, remembers whether the answer has begun, adds what every answer carries."""
 
-    def __init__(self, send: Send, scope: Scope, *, drop_body: bool, answered: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        scope: Scope,
+        *,
+        drop_body: bool,
+        answered: Callable[[int], None],
+        refused: Callable[[str], None],
+    ) -> None:
         self._send = send
         self._scope = scope
         self._drop_body = drop_body
         self._answered = answered
+        self._refused = refused
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             self._answered(message["status"])
+            if CODE in message:
+                self._refused(message[CODE])
             headers = MutableHeaders(scope=message)
             headers.setdefault("cache-control", "no-store")
             headers["x-content-type-options"] = "nosniff"
@@ -150,16 +168,14 @@ class _Sender:
         await self._send(message)
 
 
-async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(response: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an answer although the request's body may not have been read, then close."""
     if _BODY in scope or not _has_body(scope["headers"]):
         await response(scope, receive, send)
         return
     if scope["http_version"].startswith("1"):
         response.headers["connection"] = "close"
-    await send(
-        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-    )
+    await send(response.start())
     await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
     drained = 0
     with trio.move_on_after(_DRAIN_S):
@@ -259,32 +275,6 @@ def _options(allowed: tuple[str, ...], *, is_cors: bool) -> Response:
     return Response(status_code=204, headers=headers)
 
 
-@dataclass(slots=True)
-class Turnstile:
-    """Bounds the peer requests in flight, in all and by address: each may hold a body of megabytes.
-
-    One is shared by all listeners of a node.
-    """
-
-    requests_max: int = PEER_REQUESTS_MAX
-    per_address_max: int = PEER_REQUESTS_PER_ADDRESS_MAX
-    _by_address: dict[str, int] = field(default_factory=dict)
-
-    def enter(self, address: str) -> None:
-        """Raises `too_many`."""
-        held = self._by_address.get(address, 0)
-        if held >= self.per_address_max or sum(self._by_address.values()) >= self.requests_max:
-            raise LatticeError("too_many", "Too many requests at once; try again in a second.")
-        self._by_address[address] = held + 1
-
-    def leave(self, address: str) -> None:
-        held = self._by_address[address] - 1
-        if held:
-            self._by_address[address] = held
-        else:
-            del self._by_address[address]
-
-
 class PeerLimit:
     """Applies the Turnstile to routes of class PEER."""
 
@@ -315,10 +305,13 @@ class Intake:
         self,
         app: ASGIApp,
         *,
+        turnstile: Turnstile | None = None,
         body_bytes_max: int = HTTP_BODY_BYTES_MAX,
         timeout_s: float = HTTP_BODY_TIMEOUT_S,
     ) -> None:
+        """`turnstile` bounds the bytes of all bodies held at once; each has a cap of its own by route."""
         self._app = app
+        self._turnstile = turnstile or Turnstile()
         self._body_bytes_max = body_bytes_max
         self._timeout_s = timeout_s
 
@@ -326,16 +319,23 @@ class Intake:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        body = _Body(self._turnstile, client_of(scope), min(self._body_bytes_max, _body_cap(scope)))
+        try:
+            await self._serve(body, scope, receive, send)
+        finally:
+            body.let_go()
+
+    async def _serve(self, body: _Body, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with trio.fail_after(self._timeout_s):
-                body = await self._read(scope["headers"], receive)
+                whole = await body.read(scope["headers"], receive)
         except trio.TooSlowError:
             raise LatticeError(
                 "too_slow", f"The body did not arrive within {self._timeout_s:g} s; send it faster."
             ) from None
-        if body is None:
+        if whole is None:
             return  # the client left in the middle of its request: nobody is there to answer
-        scope[_BODY] = body
+        scope[_BODY] = whole
         replayed = False
 
         async def replay() -> Message:
@@ -343,33 +343,57 @@ class Intake:
             if replayed:
                 return await receive()
             replayed = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": whole, "more_body": False}
 
         await self._app(scope, replay, send)
 
-    async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes | None:
+
+class _Body:
+    """One body on its way in, and the room that it has been given."""
+
+    def __init__(self, turnstile: Turnstile, address: str, bytes_max: int) -> None:
+        self._turnstile = turnstile
+        self._address = address
+        self._bytes_max = bytes_max
+        self._held = 0
+
+    def let_go(self) -> None:
+        self._turnstile.let_go(self._address, self._held)
+        self._held = 0
+
+    async def read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes | None:
+        """The whole body; None when the client left. Raises `too_large`, `too_many`, `bad_request`."""
         for name, value in headers:
-            if name == b"content-length" and (not value.isdigit() or int(value) > self._body_bytes_max):
+            if name == b"content-length" and (not value.isdigit() or int(value) > self._bytes_max):
                 raise self._too_large()
             if name == b"content-encoding" and value.strip().lower() != b"identity":
                 raise LatticeError("bad_request", "A compressed body is not taken; send it as it is.")
         parts: list[bytes] = []
-        size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 return None
             part = message.get("body", b"")
-            size += len(part)
-            if size > self._body_bytes_max:
+            if self._held + len(part) > self._bytes_max:
                 raise self._too_large()
             if part:
+                self._turnstile.hold(self._address, len(part))
+                self._held += len(part)
                 parts.append(part)
+                if drips(len(parts), self._held):
+                    raise LatticeError("too_slow", "The body comes in too many small pieces.")
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _too_large(self) -> LatticeError:
-        return LatticeError("too_large", f"A body has at most {self._body_bytes_max} bytes.")
+        return LatticeError("too_large", f"A body has at most {self._bytes_max} bytes here.")
+
+
+def _body_cap(scope: Scope) -> int:
+    """How large a body the route can use: nothing larger is read, let alone verified."""
+    if any(rule.kind is RouteClass.PEER for rule in rules_for(scope["path"]).values()):
+        return ENVELOPE_BYTES_MAX
+    return HTTP_BODY_BYTES_MAX if scope["method"] in ("POST", "PUT") else HTTP_BODYLESS_BYTES_MAX
 
 
 def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:

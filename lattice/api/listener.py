@@ -23,6 +23,7 @@ from ..core.addresses import Bind
 from ..core.errors import ConfigError
 from ..observability.logs import TaggedLogger
 from .connection import Connection
+from .refusals import CONNECTIONS, CONNECTIONS_OF_ADDRESS, Refusals
 
 # Longer than a poll interval and than what our own client keeps idle connections (see http_poll).
 KEEP_ALIVE_S: Final = 30.0
@@ -84,6 +85,7 @@ async def serve_listener(
     listener: socket.socket,
     shutdown: trio.Event,
     logs: TaggedLogger | None = None,
+    refusals: Refusals | None = None,
     *,
     task_status: trio.TaskStatus[Bind] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -93,7 +95,7 @@ async def serve_listener(
     that meets a defect is logged and ends alone.
     """
     bind = bound_to(listener)
-    server = _Server(_with_shutdown(app, shutdown), logs)
+    server = _Server(_with_shutdown(app, shutdown), logs, refusals or Refusals())
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as connections:
         async with accepting, trio.open_nursery() as door:
@@ -119,11 +121,12 @@ def _with_shutdown(app: ASGIApp, shutdown: trio.Event) -> ASGIApp:
 class _Server:
     """What the connections of one listener share, and how many there are."""
 
-    def __init__(self, app: ASGIApp, logs: TaggedLogger | None) -> None:
+    def __init__(self, app: ASGIApp, logs: TaggedLogger | None, refusals: Refusals) -> None:
         framework: Any = app  # hypercorn has types of its own for the same protocol
         self._app = ASGIWrapper(framework)
         self._config = hypercorn_config()
         self._logs = logs
+        self._refused = refusals.add
         self._by_address: dict[str, int] = {}
         self.context = WorkerContext(None)
 
@@ -135,12 +138,14 @@ class _Server:
             await trio.aclose_forcefully(stream)
             return
         held = self._by_address.get(address, 0)
-        if held >= CONNECTIONS_PER_ADDRESS_MAX or sum(self._by_address.values()) >= CONNECTIONS_MAX:
+        of_address = held >= CONNECTIONS_PER_ADDRESS_MAX
+        if of_address or sum(self._by_address.values()) >= CONNECTIONS_MAX:
+            self._refused(CONNECTIONS_OF_ADDRESS if of_address else CONNECTIONS)
             await trio.aclose_forcefully(stream)
             return
         self._by_address[address] = held + 1
         try:
-            await Connection(self._app, self._config, self.context, stream).run()
+            await Connection(self._app, self._config, self.context, stream, self._refused).run()
         except Exception as error:  # noqa: BLE001 - what one client meets must not end the node for all
             if self._logs is not None:
                 self._logs.defect("API", "A connection met a defect", error, client=address)

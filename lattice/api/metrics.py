@@ -23,6 +23,7 @@ from ..node.measures import Measures
 from ..observability.counters import LABEL_SETS_MAX, OVERFLOW
 from ..schemas import Status
 from .openapi import PROBLEMS
+from .refusals import Refusals
 
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LIVENESS: Final = ("alive", "suspect", "dead")
@@ -53,9 +54,10 @@ class AnswerCounts:
 class NodeCollector(Collector):
     """Asks the node at each scrape; holds no number of its own."""
 
-    def __init__(self, node: NodeFacade, answers: AnswerCounts) -> None:
+    def __init__(self, node: NodeFacade, answers: AnswerCounts, refusals: Refusals | None = None) -> None:
         self._node = node
         self._answers = answers
+        self._refusals = refusals or Refusals()
 
     def collect(self) -> Iterable[Metric]:
         status, measures = self._node.status(), self._node.measures()
@@ -73,13 +75,19 @@ class NodeCollector(Collector):
             "class",
             self._answers.by_class,
         )
+        yield _counted(
+            "lattice_http_refused",
+            "Requests and connections that a listener refused, by reason.",
+            "reason",
+            self._refusals.by_reason,
+        )
 
 
-def metrics_routes(node: NodeFacade, answers: AnswerCounts) -> APIRouter:
+def metrics_routes(node: NodeFacade, answers: AnswerCounts, refusals: Refusals) -> APIRouter:
     """`/metrics`."""
     router = APIRouter(tags=["probes"], responses=PROBLEMS)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(node, answers))
+    registry.register(NodeCollector(node, answers, refusals))
 
     @router.get(
         "/metrics",
@@ -172,6 +180,8 @@ def _counts(measures: Measures) -> Iterator[Metric]:
     yield _counted("lattice_entries_refused", "Entries refused, by reason.", "reason", refused)
     yield _rounds(measures.rounds)
     failed = _after("polls_failed_", measures.rounds)
+    probed = _after("probes_failed_", measures.rounds)
+    yield _counted("lattice_probes_failed", "HTTP probes that failed, by reason.", "reason", probed)
     yield _counted("lattice_polls_failed", "HTTP polls that failed, by reason.", "reason", failed)
     yield _counted("lattice_messages", "Messages refused or paused, by what happened.", "event", events)
     yield _counted("lattice_p2p_events", "What the P2P lung did and refused.", "event", measures.p2p)

@@ -11,8 +11,10 @@ from typing import Final
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from ..core.errors import CODES, LatticeError
+from .refusals import CODE
 
 PROBLEM_TYPE: Final = "application/problem+json"
 
@@ -21,19 +23,41 @@ _METHOD_TITLE: Final = "The method is not allowed here"
 _RETRY_AFTER_S: Final = {"not_ready": 10, "no_space": 10, "store_failed": 10, "too_many": 1}
 
 
+class Problem(Response):
+    """An answer that says with its first message, to whoever counts, which problem it carries."""
+
+    media_type = PROBLEM_TYPE
+
+    def __init__(self, code: str, content: bytes, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(content, status, headers)
+        self.code = code
+
+    def start(self) -> Message:
+        return {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+            CODE: self.code,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(self.start())
+        await send({"type": "http.response.body", "body": self.body})
+
+
 def problem(
     code: str, detail: str | None, *, headers: Mapping[str, str] | None = None, instance: str | None = None
-) -> Response:
+) -> Problem:
     """The answer for an error code of the table; `detail` says what happened and what to do."""
     kind = CODES[code]
     return _response(kind.status, code, kind.title, detail, headers, instance)
 
 
-def problem_of(error: LatticeError) -> Response:
+def problem_of(error: LatticeError) -> Problem:
     return problem(error.code, error.message)
 
 
-def method_not_allowed(allowed: tuple[str, ...]) -> Response:
+def method_not_allowed(allowed: tuple[str, ...]) -> Problem:
     """405 with the methods that the route knows."""
     listed = ", ".join(allowed)
     return _response(
@@ -48,7 +72,7 @@ def _response(
     detail: str | None,
     headers: Mapping[str, str] | None,
     instance: str | None,
-) -> Response:
+) -> Problem:
     body: dict[str, object] = {
         "success": False,
         "type": "about:blank",
@@ -66,7 +90,7 @@ def _response(
     if code in _RETRY_AFTER_S:
         given.setdefault("retry-after", str(_RETRY_AFTER_S[code]))
     # A detail may quote the request, lone surrogates included, which orjson would refuse.
-    return Response(_dumps(body), status, given, PROBLEM_TYPE)
+    return Problem(code, _dumps(body), status, given)
 
 
 def _dumps(body: dict[str, object]) -> bytes:

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(message: str) -> str:
+    from ..core.ticket import hide_tickets
     from .text import printable
 
-    return printable(" ".join(message.split())).removesuffix(".")
+    return printable(hide_tickets(" ".join(message.split()))).removesuffix(".")

@@ -23,7 +23,10 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, with a suggestion for a mistyped option."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"lattice: {message}{self._suggestion(message)}; see `{self.prog} --help`\n")
+        from ..core.ticket import hide_tickets
+
+        shown = hide_tickets(f"{message}{self._suggestion(message)}")
+        sys.stderr.write(f"lattice: {shown}; see `{self.prog} --help`\n")
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:

@@ -19,6 +19,7 @@ from dotenv.parser import parse_stream
 from ..core.addresses import Bind, TcpMultiaddr
 from ..core.errors import ConfigError, MalformedError
 from ..core.limits import BEAT_GRACE_S
+from ..core.ticket import hide_tickets
 from .table import OBSOLETE, PREFIX, SETTINGS, Setting, closest
 
 Origin = Literal["flag", "environment", "file", "default"]
@@ -125,7 +126,7 @@ def load(
     settings = Settings(**values, source=source)
     problems.extend(_contradictions(settings))
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(hide_tickets("; ".join(problems)))
     return settings
 
 

@@ -20,6 +20,7 @@ PeerIdRule = Literal["required", "optional", "forbidden"]
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PORT_MAX: Final = 65535
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 HOST_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, as text
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _DIGITS: Final = re.compile(r"[0-9]{1,5}")
@@ -75,6 +76,30 @@ def ip_of(host: str) -> IpAddress | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def is_unroutable(address: IpAddress) -> bool:
+    """Whether no node is ever reached there: link-local (it means something only together with an
+    interface, and the metadata of clouds lives there), multicast, broadcast, unspecified."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    judged = mapped or address
+    return judged.is_link_local or judged.is_multicast or judged.is_unspecified or judged == _BROADCAST
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host, as a name or an address, is this very machine."""
+    address = ip_of(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    judged = mapped or address
+    if judged is None:
+        name = host.removesuffix(".")
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761, section 6.3
+    return judged.is_loopback
+
+
+def host_of_url(url: str) -> str:
+    """The host in a base URL that `parse_node_url` has made."""
+    return urlsplit(url).hostname or ""
 
 
 def parse_bind(text: str) -> Bind:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
@@ -24,6 +24,7 @@ from .limits import (
     BOOTS_MAX,
     CHALLENGE_LIFE_S,
     CHALLENGES_MAX,
+    CHALLENGES_PER_KEY_MAX,
     COUNTER_OVERLAP,
     COUNTER_WINDOW,
     ENVELOPE_BYTES_MAX,
@@ -86,8 +87,17 @@ class Sealer:
             raise AssertionError(f"an envelope of {len(sealed)} bytes was built")
         return sealed
 
-    def open(self, data: bytes) -> Opened:
-        """Raises LatticeError `envelope` with a reason that is for our log, not for the sender."""
+    def open(
+        self,
+        data: bytes,
+        is_refused: Callable[[bytes, int, int], str | None] = lambda sender, boot, counter: None,
+    ) -> Opened:
+        """Raises LatticeError `envelope` with a reason that is for our log, not for the sender.
+
+        What costs nothing is judged first, the signature last. `is_refused(sender, boot, counter)` may
+        give a reason not to look at it, as that this envelope was taken before: it is then refused
+        unverified, which is safe, because only verified envelopes use up a counter.
+        """
         if len(data) > ENVELOPE_BYTES_MAX:
             raise LatticeError("envelope", "too_large")
         if len(data) < _OUTER.size + _INNER.size + SIGNATURE_BYTES:
@@ -105,16 +115,19 @@ class Sealer:
         inner, signature = plain[: _INNER.size], plain[_INNER.size : _INNER.size + SIGNATURE_BYTES]
         body = plain[_INNER.size + SIGNATURE_BYTES :]
         sender, kind, to, boot, counter, reply_to = _INNER.unpack(inner)
-        if not self._sender_is_acceptable(sender):
-            raise LatticeError("envelope", "bad_sender_key")
-        if not verify(ENVELOPE_TAG, self._network_id, sender, _signed(number, inner, body), signature):
-            raise LatticeError("envelope", "bad_signature")
         if to not in (self.key.public_key, NOBODY):
             raise LatticeError("envelope", "for_another_node")
         try:
             kind = Kind(kind)
         except ValueError as error:
             raise LatticeError("envelope", "unknown_kind") from error
+        refusal = is_refused(sender, boot, counter)
+        if refusal is not None:
+            raise LatticeError("envelope", refusal)
+        if not self._sender_is_acceptable(sender):
+            raise LatticeError("envelope", "bad_sender_key")
+        if not verify(ENVELOPE_TAG, self._network_id, sender, _signed(number, inner, body), signature):
+            raise LatticeError("envelope", "bad_signature")
         return Opened(sender, kind, to, boot, counter, reply_to, body, sha256(data).digest())
 
     def _sender_is_acceptable(self, sender: bytes) -> bool:
@@ -146,6 +159,10 @@ class _Window:
         first = max(0, counter - COUNTER_OVERLAP)
         return cls(first, (1 << COUNTER_WINDOW) - 1) if first else cls()
 
+    def is_used(self, counter: int) -> bool:
+        back = self.highest - counter
+        return back >= COUNTER_WINDOW or (back >= 0 and bool(self.seen >> back & 1))
+
     def take(self, counter: int) -> bool:
         ahead = counter - self.highest
         if ahead > 0:
@@ -154,10 +171,9 @@ class _Window:
             self.seen = (kept | 1) & ((1 << COUNTER_WINDOW) - 1)
             self.highest = counter
             return True
-        back = self.highest - counter
-        if back >= COUNTER_WINDOW or self.seen >> back & 1:
+        if self.is_used(counter):
             return False
-        self.seen |= 1 << back
+        self.seen |= 1 << (self.highest - counter)
         return True
 
 
@@ -181,6 +197,7 @@ class Freshness:
     def __init__(self) -> None:
         self._windows: OrderedDict[tuple[bytes, int], _Window] = OrderedDict()
         self._challenges: OrderedDict[tuple[bytes, int], tuple[bytes, float]] = OrderedDict()
+        self._challenged: dict[bytes, OrderedDict[int, None]] = {}  # the boots of each key among them
         self._keys: OrderedDict[bytes, _Key] = OrderedDict()
 
     def is_known(self, sender: bytes, boot: int) -> bool:
@@ -191,6 +208,11 @@ class Freshness:
         still lives then decides whether there are twins; once that is known it is not asked again."""
         key = self._keys.get(sender)
         return key is not None and not key.twin and boot != key.last
+
+    def is_used(self, sender: bytes, boot: int, counter: int) -> bool:
+        """Whether `take` would refuse this counter of a known boot; uses up nothing."""
+        window = self._windows.get((sender, boot))
+        return window is not None and window.is_used(counter)
 
     def take(self, sender: bytes, boot: int, counter: int) -> bool:
         """Use up the counter of a request; False for a replay, one too old, or an unknown boot."""
@@ -205,11 +227,24 @@ class Freshness:
         held = self._challenges.get((sender, boot))
         if held is not None and now - held[1] < CHALLENGE_LIFE_S:
             return held[0]
+        boots = self._challenged.setdefault(sender, OrderedDict())
+        if boot not in boots and len(boots) >= CHALLENGES_PER_KEY_MAX:
+            # One key with very many boots pushes out its own challenges, and nobody else's.
+            self._drop_challenge(sender, next(iter(boots)))
+            boots = self._challenged.setdefault(sender, OrderedDict())
+        boots[boot] = None
+        boots.move_to_end(boot)
         self._challenges[(sender, boot)] = (nonce, now)
         self._challenges.move_to_end((sender, boot))
         if len(self._challenges) > CHALLENGES_MAX:
-            self._challenges.popitem(last=False)
+            self._drop_challenge(*next(iter(self._challenges)))
         return nonce
+
+    def _drop_challenge(self, sender: bytes, boot: int) -> None:
+        del self._challenges[(sender, boot)]
+        del self._challenged[sender][boot]
+        if not self._challenged[sender]:
+            del self._challenged[sender]
 
     def answer(self, sender: bytes, boot: int, answering: bytes, now: float, counter: int = 0) -> bool:
         """Whether `answering` is the outstanding challenge of this boot; then the boot is known.
@@ -220,7 +255,7 @@ class Freshness:
         held = self._challenges.get((sender, boot))
         if held is None or held[0] != answering or now - held[1] >= CHALLENGE_LIFE_S:
             return False
-        del self._challenges[(sender, boot)]
+        self._drop_challenge(sender, boot)
         self.proven(sender, boot, counter)
         return True
 

@@ -86,7 +86,7 @@ class MonitorConfig:
     poll_slots: int = 3  # polls in one HTTP round, at most
     poll_slots_answered: int = 2  # of them, those kept for peers that answered last time
     poll_timeout_s: float = 40.0  # a poll without a report for so long counts as unanswered
-    backoff_after_polls: int = 3  # silent so many times in a row, a peer is polled less often
+    backoff_after_polls: int = 3  # silent, or of no use, so many times in a row: polled less often
     backoff_max_s: float = 300.0
     backoff_isolated_max_s: float = 20.0
     unanswered_rounds_max: int = 2  # so many HTTP rounds without any answer are isolation
@@ -191,13 +191,15 @@ class RoundGood:
 
 @dataclass(frozen=True, slots=True)
 class PollEnded:
-    """A poll is over. `answered`: an authenticated answer came; `good`: the round was good as well."""
+    """A poll is over. `answered`: an authenticated answer came; `good`: the round was good as well;
+    `fruitless`: it was neither that nor of any use."""
 
     peer: str
     t: float
     answered: bool
     good: bool = False
     error: str | None = None
+    fruitless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

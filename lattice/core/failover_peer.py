@@ -140,6 +140,7 @@ class PeerRecord:
     polled_at: float | None = None
     poll_no: int = 0  # rises with every poll of any peer, so that the longest unpolled is the lowest
     silent_polls: int = 0
+    fruitless_polls: int = 0  # in a row; only a round that is good ends them, not a sign of life
     http: LungRecord = field(default_factory=LungRecord)
 
     def __post_init__(self) -> None:
@@ -295,6 +296,7 @@ class PeerRecord:
 
     def take_round(self, event: RoundGood, t_e: float, config: MonitorConfig) -> None:
         """A good round counts for both sides, whoever opened it."""
+        self.fruitless_polls = 0
         if event.lung == "http":
             self.http.answered(event.t)
             self.http.good_at = self.http_heard_at = event.t
@@ -325,7 +327,10 @@ class PeerRecord:
         self.http.answered(event.t)
         self.http_heard_at = event.t
         self.silent_polls = 0
+        if event.fruitless:
+            self.fruitless_polls += 1
         if event.good:
+            self.fruitless_polls = 0
             self.http.good_at, self.http_good_e = event.t, t_e
 
     def take_probe(self, event: ProbeEnded) -> None:
@@ -360,5 +365,6 @@ class PeerRecord:
         self.poll_answered = self.poll_answered or other.poll_answered
         self.polled_at = latest(self.polled_at, other.polled_at)
         self.poll_no = max(self.poll_no, other.poll_no)
+        self.fruitless_polls = max(self.fruitless_polls, other.fruitless_polls)
         self.http.merge(other.http)
         self.p2p.merge(other.p2p)

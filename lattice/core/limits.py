@@ -53,6 +53,7 @@ COUNTER_WINDOW: Final = 1024  # HTTP requests overlap and arrive out of order
 COUNTER_OVERLAP: Final = 32  # requests on their way while the first of a boot is challenged
 BOOTS_MAX: Final = 4096  # (sender, boot) pairs whose counters are remembered
 CHALLENGES_MAX: Final = 1024
+CHALLENGES_PER_KEY_MAX: Final = 8  # a key has one live boot, a cloned one two: more are a flood
 CHALLENGE_LIFE_S: Final = 30.0
 BEAT_GRACE_S: Final = 1.0  # a beat later than its interval by so much is missed
 CONNECTIONS_MAX: Final = 64
@@ -64,10 +65,18 @@ DIRECT_OPENED_MAX: Final = 4
 DIRECT_ACCEPTED_MAX: Final = 8
 HTTP_BODY_BYTES_MAX: Final = 8 * MIB
 HTTP_BODY_TIMEOUT_S: Final = 30.0
+HTTP_PIECES_FREE: Final = 1024  # pieces of a body whose size is not looked at
+HTTP_PIECE_BYTES_MIN: Final = 64  # on average beyond these: a piece costs the loop as much as 10 KiB do
+HTTP_BODYLESS_BYTES_MAX: Final = 64 * KIB  # for routes that read no body: some clients send one all the same
+HTTP_BODIES_BYTES_MAX: Final = (
+    64 * MIB
+)  # all bodies held at once, whoever sent them: 16 of the largest envelopes
+HTTP_BODIES_BYTES_PER_ADDRESS_MAX: Final = 32 * MIB  # half of it, so that one address never takes all
 LONG_POLL_S_MAX: Final = 25.0
 VALUE_DEPTH_MAX: Final = 64
 PAGE_KEYS_MAX: Final = 1000
 DRIVER_QUEUE: Final = 256  # inputs waiting for the engine; a full queue blocks the sender
+TURNS_WAITING_MAX: Final = 4  # pages of one peer in line: rounds of both lungs, and one that was given up
 DRIVER_BATCH_BYTES: Final = 4 * MIB  # ops taken into one commit before it is closed
 GROUP_BYTES_MAX: Final = 48 * KIB  # waiting writes share an entry up to this, so that it can be gossiped
 EVENT_RING: Final = 10_000
@@ -80,3 +89,8 @@ PUBLISH_QUEUE: Final = 256
 HELLO_TIMEOUT_S: Final = 10.0
 EXCHANGE_TIMEOUT_S: Final = 15.0
 IDEMPOTENCY_LIFE_S: Final = 86_400
+
+
+def drips(pieces: int, size: int) -> bool:
+    """Whether a body comes in so small pieces that parsing them is the attack."""
+    return pieces > HTTP_PIECES_FREE + size // HTTP_PIECE_BYTES_MIN

@@ -59,7 +59,7 @@ class Polls:
 
     def wait_s(self, record: PeerRecord, *, isolated: bool) -> float:
         """How long to leave a peer alone after its last poll: doubling from one interval to the maximum."""
-        over = record.silent_polls - self.config.backoff_after_polls
+        over = max(record.silent_polls, record.fruitless_polls) - self.config.backoff_after_polls
         if over < 0:
             return 0.0
         cap = self.config.backoff_isolated_max_s if isolated else self.config.backoff_max_s

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from .entry import parse_header
 from .forks import FORK_PROOF, HEADER_PATH, pack_fork_proof, pack_path
 from .heads import NO_HEAD
 from .limits import (
@@ -41,7 +42,8 @@ _PAGE_REST_BYTES: Final = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class RoundResult:
     """How a round ended. `equal`: both log roots and both state roots were equal at its end;
-    `defect`: the log roots were, the state roots (under one rules number) were not."""
+    `defect`: the log roots were, the state roots (under one rules number) were not. `gained`: entries
+    that the peer had named came; `given`: some that it asked for went."""
 
     good: bool
     padded: bool
@@ -49,6 +51,13 @@ class RoundResult:
     defect: bool
     reason: str
     peer_roots: Roots | None = None
+    gained: bool = False
+    given: bool = False
+
+    @property
+    def fruitless(self) -> bool:
+        """Neither good nor of any use to us: a peer that can do no better is asked less often."""
+        return not self.good and not self.gained
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,35 @@ class _Search:
     low: int
     high: int
     asked: int = -1
+
+
+@dataclass(slots=True)
+class _Given:
+    """What the opener of a round has given away in it: no honest peer asks for that again before the
+    round is over, and to give it again and again would be a round without end."""
+
+    last: dict[LogKey, int] = field(default_factory=dict)
+    paths: set[tuple[LogKey, int]] = field(default_factory=set)
+
+    def fresh(self, wants: Iterable[Want]) -> list[Want]:
+        """The wants that are no repetition; those for header paths count as given with this."""
+        found = []
+        for want in wants:
+            key = LogKey(want.author, want.epoch)
+            if want.last != HEADERS_ONLY:
+                is_fresh = want.first > self.last.get(key, -1)
+            else:
+                is_fresh = (key, want.first) not in self.paths
+                self.paths.add((key, want.first))
+            if is_fresh:
+                found.append(want)
+        return found
+
+    def note(self, page: Entries) -> None:
+        for header_bytes, _ in page.frames:
+            header = parse_header(header_bytes)
+            key = LogKey(header.author, header.epoch)
+            self.last[key] = max(self.last.get(key, -1), header.seq)
 
 
 @dataclass(slots=True)
@@ -102,6 +140,7 @@ class Reconciler:
         if theirs is None or theirs.padding < padding:
             return self._ended(False, padded, theirs, "no_heads")
         targets: dict[LogKey, LogHead] = {}
+        gained = given = False
         if theirs.roots.log_root == self._roots().log_root:
             if not padded:
                 return self._ended(True, padded, theirs, "equal")
@@ -112,35 +151,44 @@ class Reconciler:
             if named is None or HeadsFlag.LISTS not in named.flags:
                 return self._ended(False, padded, named, "no_lists")
             targets = self._all_named(named)
-            yield from self._exchange(peer, targets, answer)
+            lacked = _count(self.missing(targets))
+            given = yield from self._exchange(peer, targets, answer)
+            gained = _count(self.missing(targets)) < lacked
         held = HeadsFlag.HOLDS_ALL if self.holds(targets) else HeadsFlag(0)
         answer = yield [Heads(number, HeadsFlag.FINAL | held, self._roots())]
         last = _heads(answer)
         good = bool(held) and last is not None and HeadsFlag.HOLDS_ALL in last.flags
-        return self._ended(good, padded, last, "complete" if good else "incomplete")
+        result = self._ended(good, padded, last, "complete" if good else "incomplete")
+        return replace(result, gained=gained, given=given)
 
     def _exchange(
         self, peer: bytes, targets: dict[LogKey, LogHead], answer: Sequence[Message]
-    ) -> Generator[list[Message], Sequence[Message], None]:
-        """Pull and push pages until neither side lacks anything or a step brings nothing."""
+    ) -> Generator[list[Message], Sequence[Message], bool]:
+        """Pull and push pages until neither side lacks anything or a step brings nothing. Whether any
+        entries were given."""
         before: object = None
+        given = _Given()
         searches = self._searches(targets)
         while True:
             proofs = [*self._lower_proofs(targets, searches), *self._offered_proofs(peer)]
             missing = self.missing(targets, searches)
             paths = self._next_paths(searches)
-            asked = [
+            asked = given.fresh(
                 want for message in answer if isinstance(message, WantEntries) for want in message.ranges
-            ]
-            now = (missing, paths, asked)
-            if (not any(now) and not proofs) or (now == before and not proofs):
-                return
+            )
+            now = (missing, paths)
+            pages = self._serve(asked, proofs)
+            if not pages and (not any(now) or now == before):
+                return bool(given.last)
             before = now
-            out = self._serve(asked, proofs)
+            out = pages
+            for message in pages:
+                if isinstance(message, Entries):
+                    given.note(message)
             if missing or paths:
                 out.append(WantEntries((*paths, *missing[: WANT_RANGES_MAX - len(paths)])))
             if not out:
-                return
+                return bool(given.last)
             answer = yield out
 
     def _serve(self, asked: Sequence[Want], proofs: Sequence[Proof]) -> list[Message]:
@@ -410,6 +458,11 @@ class Reconciler:
                 if held.seq < last:
                     wants.append(Want(author, epoch, held.seq + 1, last))
         return wants
+
+
+def _count(wants: Iterable[Want]) -> int:
+    """How many entries these ranges are."""
+    return sum(want.last - want.first + 1 for want in wants)
 
 
 def _heads(messages: Sequence[Message]) -> Heads | None:

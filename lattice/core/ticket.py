@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ NETWORK_KEY_BYTES: Final = 32
 _GENESIS_TAG: Final = b"lattice/genesis/v1\0"
 _PREFIX: Final = "lattice1-"
 _CHECK_BYTES: Final = 6
+_TICKET_LIKE: Final = re.compile(rf"{_PREFIX}[\w-]+", re.IGNORECASE)
 _GENESIS_BYTES_MAX: Final = 4096
 _ADMINS_MAX: Final = 64
 _PEERS_MAX: Final = 16
@@ -71,6 +73,12 @@ class Ticket(NamedTuple):
     key_number: int
     network_key: bytes
     peers: tuple[TicketPeer, ...]
+
+
+def hide_tickets(text: str) -> str:
+    """The text without the tickets in it, cut or mistyped ones included: people paste them into the wrong
+    setting, and a message that quotes what it complains about would show the network key."""
+    return _TICKET_LIKE.sub(f"{_PREFIX}[hidden]", text)
 
 
 def encode_ticket(ticket: Ticket) -> str:

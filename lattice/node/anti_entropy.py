@@ -30,8 +30,10 @@ _SESSION_S: Final = 25.0
 _PARK_S: Final = 9.0
 # Own commits interrupt a parked long-poll at most so often.
 _PUSH_GAP_S: Final = 0.15
-# A node that answers at once and holds nothing back is not asked at once again.
+# A node that answers at once and holds nothing back is not asked at once again: after a bad round, and
+# after some good ones in a row that moved nothing (now and then the rounds of two nodes cross).
 _BAD_ROUND_GAP_S: Final = 1.0
+_IDLE_ROUNDS_MAX: Final = 3
 _HELLO_TIMEOUT_S: Final = 8.0
 
 
@@ -50,6 +52,7 @@ class _Session:
     until: float
     scope: trio.CancelScope
     due: bool = True
+    idle: int = 0  # rounds in a row that were answered at once and moved nothing
     wake: trio.Event = field(default_factory=trio.Event)
 
 
@@ -205,19 +208,32 @@ class AntiEntropy:
                 while trio.current_time() < session.until:
                     due, session.due = session.due, False
                     session.wake = trio.Event()
-                    error, good = await self._poll_once(key, session, parked=not (due or first))
+                    began = trio.current_time()
+                    error, result = await self._poll_once(key, session, parked=not (due or first))
                     key = self._renamed(key, session)
                     first = False
-                    if due or error is not None:
+                    good, fruitless = (
+                        result is not None and result.good,
+                        result is not None and result.fruitless,
+                    )
+                    if due or error is not None or fruitless:
                         now = trio.current_time()
-                        answered = error is None
-                        self.heartbeat.feed(PollEnded(key, now, answered, good is True, error))
-                    if error is not None:
-                        return
-                    await trio.sleep(_BAD_ROUND_GAP_S if good is False else _PUSH_GAP_S)
+                        self.heartbeat.feed(PollEnded(key, now, error is None, good, error, fruitless))
+                    if error is not None or fruitless:
+                        return  # the monitor says when it is this peer's turn again
+                    await trio.sleep(self._gap_s(session, result, trio.current_time() - began))
         finally:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
+
+    @staticmethod
+    def _gap_s(session: _Session, result: RoundResult | None, took_s: float) -> float:
+        """How long to leave the peer alone before the next round of its session."""
+        if result is None:
+            return _PUSH_GAP_S
+        held_back = took_s >= _BAD_ROUND_GAP_S
+        session.idle = 0 if held_back or result.gained or result.given else session.idle + 1
+        return _PUSH_GAP_S if result.good and session.idle < _IDLE_ROUNDS_MAX else _BAD_ROUND_GAP_S
 
     def _renamed(self, key: str, session: _Session) -> str:
         """The session's key once the identity behind a URL has become known."""
@@ -236,27 +252,30 @@ class AntiEntropy:
 
     async def _poll_once(
         self, key: str, session: _Session, *, parked: bool
-    ) -> tuple[str | None, bool | None]:
-        """One round over HTTP; the error word (None: answered) and whether the round was good, None
-        where it was cut short by something to push."""
+    ) -> tuple[str | None, RoundResult | None]:
+        """One round over HTTP: the error word (None: answered) and the result, None where there was none
+        or where it was cut short by something to push."""
         peer = self._registry.get(key)
         if peer is None:
-            return "forgotten", False
+            return "forgotten", None
         try:
             if peer.is_placeholder:
                 peer_id = await self.greet(peer)
                 peer = self._registry.get(peer_id) or peer
             url = peer.url()
             if url is None:
-                return "no_url", False
-            if not parked:
-                return None, (await self._http_round(peer, url, 0.0)).good
-            result = await self._parked_round(peer, url, session)
-            return None, None if result is None else result.good
+                return "no_url", None
+            if parked:
+                result = await self._parked_round(peer, url, session)
+            else:
+                result = await self._http_round(peer, url, 0.0)
+            if result is not None and result.fruitless:
+                self._count("polls_failed_fruitless")
+            return None, result
         except RoundFailed as error:
             peer.url_failed()
             self._count(f"polls_failed_{error.reason}")
-            return error.reason, False
+            return error.reason, None
 
     async def _http_round(self, peer: Peer, url: str, wait_s: float) -> RoundResult:
         carry = self.carry(url, EXCHANGE_TIMEOUT_S + wait_s)
@@ -305,6 +324,7 @@ class AntiEntropy:
                 error = None
             except RoundFailed as failed:
                 error = failed.reason
+                self._count(f"probes_failed_{error}")
         self.heartbeat.feed(ProbeEnded(key, "http", trio.current_time(), error is None, error))
 
     def _count(self, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from ..core.addresses import host_of_url, is_loopback_host, parse_multiaddr
 from ..core.draft import Appended, Condition, OpDraft
 from ..core.engine import (
     META_LOG_ROOT,
@@ -101,6 +102,7 @@ from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .status import build_status, rfc3339
+from .turns import Turns
 from .versions import version_warnings
 from .watch import Watch
 
@@ -140,7 +142,11 @@ class Node:
         self._low_disk: LatticeError | None = None
         self._alarms: dict[str, str] = {}
         self.counters: dict[str, int] = {}
-        self.registry = Registry(key.peer_id)
+        self.registry = Registry(
+            key.peer_id,
+            takes_loopback=self._is_on_loopback_alone,
+            refused=lambda reason: self._count(f"addresses_refused_{reason}"),
+        )
         self._driver = Driver(
             lambda: Engine(key, network_id, store),
             store,
@@ -153,12 +159,14 @@ class Node:
         self.bus = Bus(boot)
         self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
+        self._turns = Turns()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
             self._freshness,
             hello=self._hello,
             entropy=ports.entropy,
             count=self._count,
+            is_full=self._turns.is_full,
         )
         stored = store.meta(_META_POLICY)
         policy = Policy(stored.decode()) if stored else Policy(options.policy)
@@ -347,6 +355,7 @@ class Node:
             raise self._low_disk
         key = idempotency_key.encode("utf-8") if idempotency_key else b""
         drafts, held = tuple(ops), tuple(conditions)
+        self._turns.note(b"")
         reply = await self._driver.ask(lambda token: Append(token, drafts, held, key, request_digest))
         if not isinstance(reply, Acknowledged):
             raise AssertionError(f"a write was answered by {reply!r}")
@@ -666,6 +675,12 @@ class Node:
         peer = self.registry.get(peer_id)
         return peer.name if peer is not None else ""
 
+    def _is_on_loopback_alone(self) -> bool:
+        """Whether all that we announce is on loopback, as in a network within one machine."""
+        own = self.options.addresses()
+        hosts = [parse_multiaddr(text).host for text in own.p2p] + [host_of_url(url) for url in own.http]
+        return all(is_loopback_host(host) for host in hosts)
+
     def _count(self, name: str, amount: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
 
@@ -798,7 +813,7 @@ class Node:
         peer_id = peer_id_of(sender)
         if self._freshness.has_twin(sender) or (sender == self._key.public_key and boot != self._boot):
             self._twin(peer_id)
-        lung = "http" if link is None else "p2p"
+        lung: Lung = "http" if link is None else "p2p"
         out: list[Message] = []
         rest: list[Message] = []
         for message in received.messages:
@@ -819,7 +834,7 @@ class Node:
             await self._hold(rest)
             served = tuple(rest)
             try:
-                reply = await self._driver.ask(lambda token: Served(token, sender, boot, lung, served))
+                reply = await self._ask_in_turn(served, sender, boot, lung)
             except LatticeError as error:
                 self._count(f"rounds_refused_{error.code}")
                 if link is None:
@@ -835,6 +850,16 @@ class Node:
             # Where HTTP is all there is, no beat would ever tell them.
             out.append(self._beat(sender, BeatFlag(0)))
         return self._courier.reply(received, out)
+
+    async def _ask_in_turn(
+        self, messages: tuple[Message, ...], sender: bytes, boot: int, lung: Lung
+    ) -> object:
+        """The engine's answer. What is to be verified and stored waits for the sender's turn."""
+        if not any(isinstance(message, Entries | Proof) for message in messages):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
+        self._turns.note(sender)
+        async with self._turns.take(sender):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
 
     async def _hold(self, messages: Sequence[Message]) -> None:
         """The long-poll: hold the answer back while the asker holds exactly what we hold."""

@@ -6,12 +6,20 @@ store) and must become one list in which nobody stands twice and we ourselves ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
 
-from ..core.addresses import parse_multiaddr, parse_node_url
+from ..core.addresses import (
+    host_of_url,
+    ip_of,
+    is_loopback_host,
+    is_unroutable,
+    parse_multiaddr,
+    parse_node_url,
+)
 from ..core.errors import MalformedError
 from ..core.failover_events import PLACEHOLDER_PREFIX
 from ..core.limits import ADDRESSES_MAX, HINTS_MAX, KNOWN_NODES_MAX
@@ -79,8 +87,18 @@ class Peer:
 class Registry:
     """All known peers, by key. `changed` rises with every change of an address."""
 
-    def __init__(self, own_id: str) -> None:
+    def __init__(
+        self,
+        own_id: str,
+        *,
+        takes_loopback: Callable[[], bool] = lambda: True,
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """`takes_loopback` says whether what others announce may be on loopback: only where this node
+        itself is nowhere else. `refused` counts each announced address that was not taken, by reason."""
         self._own_id = own_id
+        self._takes_loopback = takes_loopback
+        self._refused = refused
         self._peers: dict[str, Peer] = {}
         self._own_urls: set[str] = set()
         self._hints: dict[str, Addresses] = {}
@@ -125,7 +143,7 @@ class Registry:
         if peer is None:
             return None
         peer.sources.add("learned")
-        clean = _clean(addresses, peer_id)
+        clean = self._clean(addresses, peer_id)
         if peer.learned != clean or (name and peer.name != name):
             peer.learned = clean
             peer.name = name or peer.name
@@ -168,7 +186,7 @@ class Registry:
     def hint(self, peer_id: str, addresses: Addresses) -> bool:
         """Where a node may be, as discovery says: no proof, so it makes no peer. None are given when it
         is gone. Whether it is a new place of somebody who is not known."""
-        clean = _clean(addresses, peer_id)
+        clean = self._clean(addresses, peer_id)
         peer = self._peers.get(peer_id)
         if peer is not None:
             if peer.hinted != clean:
@@ -229,6 +247,38 @@ class Registry:
             self.changed += 1
         return peer
 
+    def _clean(self, addresses: Addresses, peer_id: str) -> Addresses:
+        """Only well-formed, concrete addresses that claim no other identity, at places where another
+        machine's node may be: what a member announces must not make us knock at our own services."""
+        p2p, http = [], []
+        for text in addresses.p2p[:ADDRESSES_MAX]:
+            try:
+                parsed = parse_multiaddr(text, concrete=True)
+            except MalformedError:
+                self._refused("malformed")
+                continue
+            if parsed.peer_id in (None, peer_id) and self._may_be_at(parsed.host):
+                p2p.append(str(parsed))
+        for text in addresses.http[:ADDRESSES_MAX]:
+            try:
+                url = parse_node_url(text)
+            except MalformedError:
+                self._refused("malformed")
+                continue
+            if self._may_be_at(host_of_url(url)):
+                http.append(url)
+        return Addresses(tuple(p2p), tuple(http))
+
+    def _may_be_at(self, host: str) -> bool:
+        address = ip_of(host)
+        if address is not None and is_unroutable(address):
+            self._refused("unroutable")
+        elif is_loopback_host(host) and not self._takes_loopback():
+            self._refused("loopback")
+        else:
+            return True
+        return False
+
     def dump(self) -> bytes:
         """What is remembered across restarts: identities with the addresses they signed, and what
         an operator added."""
@@ -261,22 +311,3 @@ def _merged(first: Addresses, second: Addresses) -> Addresses:
     return Addresses(
         tuple(dict.fromkeys((*first.p2p, *second.p2p))), tuple(dict.fromkeys((*first.http, *second.http)))
     )
-
-
-def _clean(addresses: Addresses, peer_id: str) -> Addresses:
-    """Only well-formed, concrete addresses that claim no other identity."""
-    p2p = []
-    for text in addresses.p2p[:ADDRESSES_MAX]:
-        try:
-            parsed = parse_multiaddr(text, concrete=True)
-        except MalformedError:
-            continue
-        if parsed.peer_id in (None, peer_id):
-            p2p.append(str(parsed))
-    http = []
-    for text in addresses.http[:ADDRESSES_MAX]:
-        try:
-            http.append(parse_node_url(text))
-        except MalformedError:
-            continue
-    return Addresses(tuple(p2p), tuple(http))

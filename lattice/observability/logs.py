@@ -18,6 +18,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Literal, Protocol, TextIO
 
+from ..core.ticket import hide_tickets
 from .repeats import Line, Repeats
 
 # The tags are an interface: operators grep for them. LIBRARY is for what dependencies say.
@@ -137,7 +138,7 @@ class Logs:
     def _hidden(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return text
+        return hide_tickets(text)
 
     def _write(self, lines: list[Line]) -> None:
         for line in lines:

@@ -17,7 +17,8 @@ import trio
 
 from ..core.addresses import parse_node_url
 from ..core.errors import ConfigError, MalformedError
-from ..core.limits import CONNECTIONS_MAX, HTTP_BODY_BYTES_MAX
+from ..core.limits import CONNECTIONS_MAX, HTTP_BODY_BYTES_MAX, drips
+from .http_dial import GuardedTransport
 from .port import TransportError
 
 SYNC_PATH: Final = "/api/lattice/sync/messages"
@@ -55,9 +56,8 @@ class HttpPoll:
                 f"LATTICE_TLS_CA_FILE={ca_file} cannot be used ({why}): name a readable file of certificates"
             )
             raise ConfigError(f"{text} in PEM") from error
-        self._transport = httpx.AsyncHTTPTransport(
+        self._transport = GuardedTransport(
             verify=context,
-            trust_env=False,
             limits=httpx.Limits(
                 max_connections=CONNECTIONS_MAX,
                 max_keepalive_connections=_IDLE_CONNECTIONS_MAX,
@@ -82,7 +82,7 @@ class HttpPoll:
 
         `timeout_s` spans all of it: resolving, connecting, sending and the last byte. Raises
         TransportError, among others with the reasons `refused`, `timeout`, `reset`, `unresolved`,
-        `tls`, `status_NNN`, `not_octets`, `encoded` and `too_large`.
+        `bad_address`, `tls`, `status_NNN`, `interim`, `not_octets`, `encoded`, `too_large` and `drips`.
         """
         try:
             with trio.fail_after(timeout_s):
@@ -107,23 +107,28 @@ class HttpPoll:
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         body = bytearray()
-        cut = False
+        cut: TransportError | None = None
+        pieces = 0
         try:
             async for chunk in response.aiter_raw():
-                if cut:
+                if cut is not None:
                     continue
                 body += chunk
+                pieces += 1
                 if len(body) > self._body_bytes_max:
+                    cut = TransportError("too_large", f"an answer of over {self._body_bytes_max} bytes")
+                elif drips(pieces, len(body)):
+                    cut = TransportError("drips", f"{pieces} pieces for {len(body)} bytes")
+                if cut is not None:
                     # The body comes through generators within generators. Leaving this loop would
                     # abandon the inner ones; a read from the closed connection ends them all.
-                    cut = True
                     body.clear()
                     await response.stream.aclose()  # type: ignore[union-attr]
         except httpx.TransportError:
-            if not cut:
+            if cut is None:
                 raise
-        if cut:
-            raise TransportError("too_large", f"an answer of over {self._body_bytes_max} bytes")
+        if cut is not None:
+            raise cut
         return bytes(body)
 
     def _check_head(self, response: httpx.Response) -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from lattice.core.addresses import parse_bind, parse_host, parse_multiaddr, parse_node_url, parse_origin
+from lattice.core.addresses import (
+    ip_of,
+    is_loopback_host,
+    is_unroutable,
+    parse_bind,
+    parse_host,
+    parse_multiaddr,
+    parse_node_url,
+    parse_origin,
+)
 from lattice.core.errors import MalformedError
 from lattice.core.identity import NodeKey
 
@@ -118,3 +127,34 @@ def test_a_host() -> None:
     for text in ("", "*", "a/b", "example.org:80", "1.2.3", "a" * 64):
         with pytest.raises(MalformedError):
             parse_host(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "unroutable", "loopback"),
+    [
+        ("192.0.2.7", False, False),
+        ("10.0.0.1", False, False),
+        ("2001:db8::7", False, False),
+        ("node.example", False, False),
+        ("127.0.0.1", False, True),
+        ("127.8.9.1", False, True),
+        ("::1", False, True),
+        ("::ffff:127.0.0.1", False, True),
+        ("localhost", False, True),
+        ("localhost.", False, True),
+        ("a.localhost", False, True),
+        ("localhost.example", False, False),
+        ("169.254.169.254", True, False),
+        ("::ffff:169.254.169.254", True, False),
+        ("fe80::1", True, False),
+        ("224.0.0.251", True, False),
+        ("ff02::fb", True, False),
+        ("255.255.255.255", True, False),
+        ("0.0.0.0", True, False),
+        ("::", True, False),
+    ],
+)
+def test_places_where_no_other_node_is(host: str, unroutable: bool, loopback: bool) -> None:
+    address = ip_of(host)
+    assert (address is not None and is_unroutable(address)) is unroutable
+    assert is_loopback_host(host) is loopback

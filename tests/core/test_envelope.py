@@ -19,6 +19,7 @@ from lattice.core.limits import (
     BOOTS_MAX,
     CHALLENGE_LIFE_S,
     CHALLENGES_MAX,
+    CHALLENGES_PER_KEY_MAX,
     COUNTER_OVERLAP,
     COUNTER_WINDOW,
     ENVELOPE_BYTES_MAX,
@@ -115,7 +116,10 @@ def test_a_member_cannot_alter_what_another_signed() -> None:
     reasons = [reason(bob, reboxed(altered(plain, at))) for at in range(len(plain))]
     # An altered sender is mostly no acceptable key; an altered anything else is a bad signature.
     assert set(reasons[:32]) <= {"bad_sender_key", "bad_signature"}
-    assert set(reasons[32:]) == {"bad_signature"}
+    # What is not for us, or of no kind, is refused before its signature is looked at.
+    assert set(reasons[32:33]) <= {"unknown_kind", "bad_signature"}
+    assert set(reasons[33:65]) == {"for_another_node"}
+    assert set(reasons[65:]) == {"bad_signature"}
     assert reason(bob, reboxed(plain + b"x")) == "bad_signature"
     assert reason(bob, reboxed(plain[:-1])) == "bad_signature"
 
@@ -126,6 +130,23 @@ def test_a_member_cannot_move_an_envelope_to_another_key_number() -> None:
     bob = sealer(BOB, {1: KEY, 2: KEY})
     assert bob.open(sealed).body == b"body"
     assert reason(bob, moved) == "bad_signature"
+
+
+def test_a_replay_is_refused_before_its_signature_is_verified() -> None:
+    """The signature is broken here, so whoever looked at it would say so."""
+    bob, freshness = sealer(BOB), Freshness()
+    sealed = sealer().seal(Kind.REQUEST, b"body", NONCE, to=BOB.public_key)
+    plain = SecretBox(KEY).decrypt(sealed[32:], NONCE)
+    forged = sealed[:32] + SecretBox(KEY).encrypt(altered(plain, 120), NONCE).ciphertext
+    for taken, expected in ((False, "bad_signature"), (True, "replayed")):
+        if taken:
+            freshness.proven(ALICE.public_key, 77)
+            assert freshness.take(ALICE.public_key, 77, 1)
+        with pytest.raises(LatticeError) as caught:
+            bob.open(forged, lambda *claim: "replayed" if freshness.is_used(*claim) else None)
+        assert caught.value.message == expected
+    assert not freshness.is_used(ALICE.public_key, 77, 2), "a refusal uses up no counter"
+    assert not freshness.is_used(BOB.public_key, 77, 1)
 
 
 def test_foreigners() -> None:
@@ -356,7 +377,21 @@ def test_everything_remembered_is_bounded() -> None:
     for number in range(CHALLENGES_MAX + 10):
         freshness.challenge(b"%d" % number, 2, bytes(32), 0.0)
     assert len(freshness._challenges) == CHALLENGES_MAX
+    assert sum(map(len, freshness._challenged.values())) == CHALLENGES_MAX
     one = Freshness()
     for boot in range(100):
         one.proven(b"a", boot)
     assert len(one._keys[b"a"].order) == 8
+
+
+def test_a_flood_of_boots_pushes_out_its_own_challenges_only() -> None:
+    freshness = Freshness()
+    honest = freshness.challenge(b"honest", 1, b"h" * 32, 0.0)
+    for boot in range(10 * CHALLENGES_MAX):
+        freshness.challenge(b"flood", boot, boot.to_bytes(32, "big"), 1.0)
+    assert len(freshness._challenges) == CHALLENGES_PER_KEY_MAX + 1
+    newest = 10 * CHALLENGES_MAX - 1
+    assert freshness.answer(b"flood", newest, newest.to_bytes(32, "big"), 2.0)
+    assert not freshness.answer(b"flood", 0, bytes(32), 2.0)
+    assert freshness.answer(b"honest", 1, honest, 2.0)
+    assert b"honest" not in freshness._challenged

@@ -258,3 +258,51 @@ def test_an_address_without_identity_is_never_probed_over_p2p() -> None:
     network.run(0, 200)
     assert {lung for _, _, lung in network.probed_at} == {"http"}
     assert max(t for t, _, _ in network.probed_at) < 60
+
+
+def fruitless(network: Network, peer: str, until: int) -> list[float]:
+    """Let one peer answer without ever being of use while another is good; when it was polled."""
+
+    def report(t: int, polled: str) -> None:
+        good = polled != peer
+        network.monitor.handle(ev.PollEnded(polled, t + 0.5, answered=True, good=good, fruitless=not good))
+
+    for t in range(until + 1):
+        for out in network.monitor.handle(ev.Tick(float(t))):
+            if isinstance(out, ev.PollDue):
+                network.polled_at.append((t, out.peer))
+                report(t, out.peer)
+        # It asks and answers Hellos all the while: that it lives is not what is in question.
+        network.monitor.handle(ev.RequestServed(peer, "http", t + 0.6))
+        network.monitor.handle(ev.ProbeEnded(peer, "http", t + 0.7, True))
+    return [t for t, polled in network.polled_at if polled == peer]
+
+
+def test_three_fruitless_rounds_lead_to_back_off_whatever_else_the_peer_says() -> None:
+    network = Network(2)
+    liar, honest = network.peers
+    times = fruitless(network, liar, 1500)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert gaps[:2] == [10, 10]
+    assert gaps[2:7] == [20, 40, 80, 160, 300]
+    assert set(gaps[7:]) <= {300}
+    good = [t for t, polled in network.polled_at if polled == honest]
+    assert all(after - before == 10 for before, after in pairwise(good))
+
+
+@pytest.mark.parametrize("by_peer", [False, True])
+def test_a_good_round_ends_the_back_off_of_the_fruitless(by_peer: bool) -> None:
+    network = Network(2)
+    liar = network.peers[0]
+    last = fruitless(network, liar, 200)[-1]
+    if by_peer:
+        network.monitor.handle(ev.RoundGood(liar, "http", 201.0, False))
+    else:
+        network.monitor.handle(ev.PollEnded(liar, 201.0, answered=True, good=True))
+    network.polled_at.clear()
+    network.answering = set(network.peers)
+    network.run(202, 240)
+    times = [t for t, polled in network.polled_at if polled == liar]
+    assert times[0] - last < 300
+    assert [after - before for before, after in pairwise(times)] == [10] * (len(times) - 1)
+    assert len(times) >= 3

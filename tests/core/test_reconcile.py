@@ -428,3 +428,32 @@ def test_one_range_of_each_log_is_served() -> None:
     messages, _ = answering.answer((b"p", 1), [WantEntries((Want(*log, 0, 2), Want(*log, 2, 2)) * 100)])
     (entries,) = (message for message in messages if isinstance(message, Entries))
     assert len(entries.frames) == 3
+
+
+@pytest.mark.parametrize("wanted", ["the same", "always longer", "headers", "what nobody holds"])
+def test_a_peer_that_never_has_enough_does_not_hold_a_round_open(wanted: str) -> None:
+    node = Replica(1)
+    for number in range(70):
+        node.put(b"k/%d" % number)
+    (log,) = node.engine.heads
+    roots = Roots(b"r" * 32, b"s" * 32, 1, 1)
+
+    def wants(step: int) -> WantEntries:
+        last = {"the same": 69, "always longer": 69 + step, "headers": 2**64 - 1, "what nobody holds": step}
+        epoch = log.epoch + step if wanted == "what nobody holds" else log.epoch
+        return WantEntries((Want(log.author, epoch, 0, last[wanted]),))
+
+    token, peer = 1, b"p" * 32
+    step: RoundStep | RoundEnded = only(node.run(OpenRound(token, peer, "http", False)), RoundStep)
+    served = exchanges = 0
+    while isinstance(step, RoundStep):
+        exchanges += 1
+        assert exchanges < 10, "the round does not end"
+        served += sum(len(message.frames) for message in step.messages if isinstance(message, Entries))
+        asked = next((message for message in step.messages if isinstance(message, Heads)), None)
+        flags = HeadsFlag.LISTS if asked is not None and HeadsFlag.LISTS in asked.flags else HeadsFlag(0)
+        answer = (Heads(token, flags, roots), wants(exchanges))
+        outputs = node.run(RoundAnswered(token, peer, "http", answer))
+        step = next(output for output in outputs if isinstance(output, RoundStep | RoundEnded))
+    assert served == (70 if wanted in ("the same", "always longer") else 0), "all of it, and once"
+    assert not step.result.good

@@ -18,6 +18,7 @@ from lattice.core.ticket import (
     TicketPeer,
     decode_ticket,
     encode_ticket,
+    hide_tickets,
     network_id_of,
     parse_genesis,
 )
@@ -116,3 +117,12 @@ def test_what_is_no_genesis() -> None:
     for wrong in (b"", good[:-1], good + b"\0", b"x" + good[1:], b"lattice/genesis/v2\0" + good[19:]):
         with pytest.raises(MalformedError):
             parse_genesis(wrong)
+
+
+def test_tickets_in_a_text_are_hidden_whole_cut_and_in_any_case() -> None:
+    text = encode_ticket(Ticket(Genesis("n", (bytes(32),), bytes(32)).pack(), 1, bytes(range(32)), ()))
+    for shown in (text, text[:-7], text.upper(), f"LATTICE_NODES={text}, http://{text}/ '{text}'"):
+        hidden = hide_tickets(shown)
+        assert "lattice1-[hidden]" in hidden
+        assert all(text[at : at + 12].lower() not in hidden.lower() for at in range(9, len(text) - 20))
+    assert hide_tickets("a ticket starts with 'lattice1-'") == "a ticket starts with 'lattice1-'"

@@ -194,3 +194,26 @@ def test_hints_are_bounded_and_withdrawn() -> None:
     assert not registry.hint(keys[9], Addresses())
     assert set(registry.dial_targets()) == set(keys[5:]) - {keys[9]}
     assert registry.all() == []
+
+
+@pytest.mark.parametrize("on_loopback", [False, True])
+def test_what_others_announce_leads_to_no_service_of_this_machine(on_loopback: bool) -> None:
+    refused: list[str] = []
+    registry = Registry("us", takes_loopback=lambda: on_loopback, refused=refused.append)
+    peer_id = NodeKey(bytes(32)).peer_id
+    good = Addresses(("/ip4/192.0.2.7/tcp/9000", "/dns/n.example/tcp/1"), ("http://192.0.2.7:8100",))
+    local = Addresses(("/ip4/127.0.0.1/tcp/22", "/dns/localhost/tcp/1"), ("http://[::1]:80/admin",))
+    nowhere = Addresses(("/ip4/169.254.169.254/tcp/80", "/ip6/ff02::1/tcp/1"), ("http://169.254.169.254",))
+    broken = Addresses(("nonsense",), ("http://u:p@192.0.2.7", "ftp://192.0.2.7"))
+    every = zip(good, local, nowhere, broken, strict=True)
+    registry.learn(
+        peer_id, "n", Addresses(*(tuple(text for part in parts for text in part) for parts in every))
+    )
+    peer = registry.get(peer_id)
+    assert peer is not None
+    assert set(peer.multiaddrs) == {*good.p2p, *(local.p2p if on_loopback else ())}
+    assert set(peer.urls) == {*good.http, *(local.http if on_loopback else ())}
+    counts = {reason: refused.count(reason) for reason in refused}
+    assert counts == {"unroutable": 3, "malformed": 3, **({} if on_loopback else {"loopback": 3})}
+    # What an operator says is taken as it is: it is this machine's own business.
+    assert registry.add(Addresses(http=("http://127.0.0.1:8101",)), None) is not None

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from lattice.api.app import create_app
+from lattice.api.refusals import Refusals
 from lattice.node.node import Node
 from tests.integration.api.api_kit import Lines, in_process, operator_access, running_node
 
@@ -25,8 +26,13 @@ async def node(lines: Lines) -> AsyncIterator[Node]:
 
 
 @pytest.fixture
-async def app(node: Node, lines: Lines) -> FastAPI:
-    return create_app(node, operator_access(), logs=lines)
+def refusals() -> Refusals:
+    return Refusals()
+
+
+@pytest.fixture
+async def app(node: Node, lines: Lines, refusals: Refusals) -> FastAPI:
+    return create_app(node, operator_access(), logs=lines, refusals=refusals)
 
 
 @pytest.fixture

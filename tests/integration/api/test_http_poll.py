@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
+import httpcore
 import pytest
 import trio
 from cryptography import x509
@@ -18,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lattice.core.errors import ConfigError
+from lattice.core.limits import HTTP_PIECES_FREE
+from lattice.transport.http_dial import INTERIM_ANSWERS_MAX
 from lattice.transport.http_poll import SYNC_PATH, HttpPoll
 from lattice.transport.port import TransportError
 
@@ -279,3 +283,102 @@ async def test_a_name_that_moves_is_followed(lung: HttpPoll) -> None:
             assert await lung.exchange(named, b"x", timeout_s=2) == b"ok"
     finally:
         trio.socket.set_custom_hostname_resolver(before)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "224.0.0.1", "255.255.255.255", "0.0.0.0"])
+async def test_a_name_that_leads_to_no_node_is_left_before_a_byte_is_said(
+    lung: HttpPoll, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here may be sent to those addresses, so the connection goes to a server of ours, which
+    says of itself that it is there."""
+    names = MovingName("127.0.0.1")
+    before = trio.socket.set_custom_hostname_resolver(names)
+    monkeypatch.setattr(
+        httpcore.TrioBackend, "connect_tcp", _claiming(address, httpcore.TrioBackend.connect_tcp)
+    )
+    try:
+        async with server(plain(b"answer")) as (url, seen):
+            assert await reason(lung, url.replace("127.0.0.1", "node.example")) == "bad_address"
+            assert seen == []
+            assert await lung.exchange(url, b"x", timeout_s=2) == b"answer", "an address was judged before"
+    finally:
+        trio.socket.set_custom_hostname_resolver(before)
+
+
+def _claiming(address: str, connect: Callable[..., Any]) -> Callable[..., Any]:
+    async def connect_tcp(*args: Any, **named: Any) -> httpcore.AsyncNetworkStream:
+        stream: httpcore.AsyncNetworkStream = await connect(*args, **named)
+        told = stream.get_extra_info
+
+        def tell(info: str) -> object:
+            return (address, 80) if info == "server_addr" else told(info)
+
+        setattr(stream, "get_extra_info", tell)
+        return stream
+
+    return connect_tcp
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 50])
+async def test_interim_answers_are_passed_over_up_to_a_bound(lung: HttpPoll, pieces: int) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+    async def answering(stream: trio.abc.Stream, count: int) -> None:
+        data = interim * count + plain(b"answer")
+        step = len(data) // pieces + 1
+        for start in range(0, len(data), step):
+            await stream.send_all(data[start : start + step])
+            await trio.lowlevel.checkpoint()
+
+    for count in (0, 1, INTERIM_ANSWERS_MAX):
+
+        async def few(stream: trio.abc.Stream, count: int = count) -> None:
+            await answering(stream, count)
+
+        async with server(few) as (url, _):
+            for _ in range(2):
+                assert await lung.exchange(url, b"x", timeout_s=10) == b"answer"
+
+    async def many(stream: trio.abc.Stream) -> None:
+        await answering(stream, INTERIM_ANSWERS_MAX + 1)
+
+    async with server(many) as (url, _):
+        assert await reason(lung, url) == "interim"
+
+
+async def test_a_flood_of_interim_answers_is_cut_at_once(lung: HttpPoll) -> None:
+    sent = 0
+
+    async def flood(stream: trio.abc.Stream) -> None:
+        nonlocal sent
+        while True:
+            await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+            sent += 1000
+
+    async with server(flood) as (url, _):
+        began = trio.current_time()
+        assert await reason(lung, url, timeout_s=10) == "interim"
+        assert trio.current_time() - began < 1
+    assert sent < 1_000_000
+
+
+async def test_a_body_in_crumbs_is_cut(lung: HttpPoll) -> None:
+    head = b"HTTP/1.1 200 OK\r\n" + OCTETS + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    async def crumbs(stream: trio.abc.Stream) -> None:
+        await stream.send_all(head)
+        while True:
+            await stream.send_all(b"1\r\nx\r\n" * 1000)
+
+    async def pieces(stream: trio.abc.Stream) -> None:
+        await stream.send_all(head)
+        for _ in range(4 * HTTP_PIECES_FREE):
+            await stream.send_all(b"40\r\n" + bytes(64) + b"\r\n")
+        await stream.send_all(b"0\r\n\r\n")
+
+    async with server(crumbs) as (url, _):
+        began = trio.current_time()
+        assert await reason(lung, url, timeout_s=10) == "drips"
+        assert trio.current_time() - began < 1
+    async with server(pieces) as (url, _):
+        assert await lung.exchange(url, b"x", timeout_s=10) == bytes(64 * 4 * HTTP_PIECES_FREE)

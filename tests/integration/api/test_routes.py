@@ -8,14 +8,22 @@ from dataclasses import dataclass
 import httpx
 import pytest
 import trio
+import trio.testing
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from lattice.api.access import RULES, RouteClass, Rule, rules_for
 from lattice.api.app import create_app
+from lattice.api.refusals import Refusals
+from lattice.api.turnstile import Turnstile
 from lattice.core.addresses import Bind
 from lattice.core.errors import LatticeError
-from lattice.core.limits import HTTP_BODY_BYTES_MAX
+from lattice.core.limits import (
+    ENVELOPE_BYTES_MAX,
+    HTTP_BODY_BYTES_MAX,
+    HTTP_BODY_TIMEOUT_S,
+    HTTP_BODYLESS_BYTES_MAX,
+)
 from lattice.node.node import Node
 from tests.integration.api.api_kit import (
     TOKEN,
@@ -198,6 +206,80 @@ async def test_a_body_over_the_cap_is_413(
             assert node.engine.roots == before
 
 
+async def test_a_slow_body_is_408_on_every_route(
+    subtests: pytest.Subtests,
+    node: Node,
+    operator: httpx.AsyncClient,
+    refusals: Refusals,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    await _prepare(node)
+    for call in CALLS:
+        with subtests.test(call=_name(call)):
+            before, refused = node.engine.roots, refusals.by_reason.get("too_slow", 0)
+            began = trio.current_time()
+
+            async def drops() -> AsyncIterator[bytes]:
+                while True:
+                    yield b"1"
+                    await trio.sleep(1)
+
+            response = await operator.request(call.rule.method, call.path, content=drops())
+            problem(response, 408, "too_slow")
+            assert HTTP_BODY_TIMEOUT_S <= trio.current_time() - began < HTTP_BODY_TIMEOUT_S + 3
+            assert node.engine.roots == before
+            assert refusals.by_reason["too_slow"] == refused + 1
+
+
+async def test_a_route_takes_no_larger_body_than_it_can_use(
+    subtests: pytest.Subtests, node: Node, operator: httpx.AsyncClient
+) -> None:
+    await _prepare(node)
+    for call in CALLS:
+        with subtests.test(call=_name(call)):
+            writes = call.rule.method in ("PUT", "POST")
+            cap = HTTP_BODY_BYTES_MAX if writes else HTTP_BODYLESS_BYTES_MAX
+            if call.rule.kind is RouteClass.PEER:
+                cap = ENVELOPE_BYTES_MAX
+            over = await operator.request(call.rule.method, call.path, content=bytes(cap + 1))
+            problem(over, 413, "too_large")
+            full = await operator.request(call.rule.method, call.path, content=bytes(cap))
+            assert full.status_code != 413, full.text
+
+
+async def test_all_bodies_together_are_bounded(node: Node) -> None:
+    """Slow uploads of many clients: what is held stays under its cap, a stranger's address cannot take
+    the room of another, and all of it is given back."""
+    turnstile, refusals = Turnstile(bytes_max=300_000, bytes_per_address_max=200_000), Refusals()
+    app = create_app(node, operator_access(token=TOKEN), turnstile=turnstile, refusals=refusals)
+    gate = trio.Event()
+    statuses: list[int] = []
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(90_000)
+        await gate.wait()
+        yield b"1"
+
+    async def upload() -> None:
+        async with in_process(app, client="192.0.2.7") as client:
+            response = await client.post("/api/lattice/sync/messages", content=slow())
+            statuses.append(response.status_code)
+            assert response.status_code != 429 or response.headers["retry-after"] == "1"
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(upload)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert turnstile.bytes_held == 180_000
+        async with in_process(app) as honest:
+            assert (await honest.put("/api/lattice/keys/k", content=b"1" * 90_000)).status_code == 400
+            assert (await honest.put("/api/lattice/keys/k", content=b"1")).status_code == 201
+        gate.set()
+    assert sorted(statuses) == [400, 400, 429, 429, 429]
+    assert refusals.by_reason == {"too_many": 3, "envelope": 2, "bad_value": 1}
+    assert turnstile.bytes_held == 0
+
+
 async def test_a_compressed_body_is_refused(subtests: pytest.Subtests, operator: httpx.AsyncClient) -> None:
     for call in [call for call in CALLS if call.rule.method in ("PUT", "POST")]:
         with subtests.test(call=_name(call)):
@@ -329,8 +411,6 @@ async def test_errors_of_the_node_keep_their_code(
 
 
 async def test_peer_requests_in_flight_are_bounded_by_address(node: Node) -> None:
-    from lattice.api.guards import Turnstile
-
     gate, entered = trio.Event(), trio.Semaphore(0)
 
     class Slow(Refusing):
