@@ -94,7 +94,7 @@ from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .status import build_status
-from .turns import Turns
+from .turns import REFUSAL_S, Turns
 from .watch import Watch
 
 _META_POLICY: Final = "policy"
@@ -749,10 +749,14 @@ class Node:
     # Requests of others.
 
     async def serve_sync(self, body: bytes, remote: str) -> bytes:
-        outcome = self._courier.receive(body)
-        if isinstance(outcome, bytes):
-            return outcome
-        return await self._serve(outcome, None)
+        try:
+            outcome = self._courier.receive(body)
+            return outcome if isinstance(outcome, bytes) else await self._serve(outcome, None)
+        except LatticeError as error:
+            if error.code == "too_many":
+                # Whoever repeats at once what was refused would else be served refusals all day.
+                await trio.sleep(REFUSAL_S)
+            raise
 
     async def on_link(self, link: PeerLink) -> None:
         if self._links is not None:
