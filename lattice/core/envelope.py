@@ -88,13 +88,15 @@ class Sealer:
         return sealed
 
     def open(
-        self, data: bytes, is_used: Callable[[bytes, int, int], bool] = lambda sender, boot, counter: False
+        self,
+        data: bytes,
+        is_refused: Callable[[bytes, int, int], str | None] = lambda sender, boot, counter: None,
     ) -> Opened:
         """Raises LatticeError `envelope` with a reason that is for our log, not for the sender.
 
-        What costs nothing is judged first, the signature last. `is_used(sender, boot, counter)` says
-        whether that envelope was taken before: a replay is then refused unverified, which is safe,
-        because it refuses and because only verified envelopes use up a counter.
+        What costs nothing is judged first, the signature last. `is_refused(sender, boot, counter)` may
+        give a reason not to look at it, as that this envelope was taken before: it is then refused
+        unverified, which is safe, because only verified envelopes use up a counter.
         """
         if len(data) > ENVELOPE_BYTES_MAX:
             raise LatticeError("envelope", "too_large")
@@ -119,8 +121,9 @@ class Sealer:
             kind = Kind(kind)
         except ValueError as error:
             raise LatticeError("envelope", "unknown_kind") from error
-        if is_used(sender, boot, counter):
-            raise LatticeError("envelope", "replayed")
+        refusal = is_refused(sender, boot, counter)
+        if refusal is not None:
+            raise LatticeError("envelope", refusal)
         if not self._sender_is_acceptable(sender):
             raise LatticeError("envelope", "bad_sender_key")
         if not verify(ENVELOPE_TAG, self._network_id, sender, _signed(number, inner, body), signature):

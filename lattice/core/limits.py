@@ -80,6 +80,7 @@ LONG_POLL_S_MAX: Final = 25.0
 VALUE_DEPTH_MAX: Final = 64
 PAGE_KEYS_MAX: Final = 1000
 DRIVER_QUEUE: Final = 256  # inputs waiting for the engine; a full queue blocks the sender
+TURNS_WAITING_MAX: Final = 4  # pages of one peer in line: rounds of both lungs, and one that was given up
 DRIVER_BATCH_BYTES: Final = 4 * MIB  # ops taken into one commit before it is closed
 GROUP_BYTES_MAX: Final = 48 * KIB  # waiting writes share an entry up to this, so that it can be gossiped
 EVENT_RING: Final = 10_000

@@ -17,9 +17,11 @@ from ..core.envelope import NOBODY, NONCE_BYTES, Freshness, Kind, Opened, Sealer
 from ..core.errors import LatticeError, MalformedError
 from ..core.messages import ZERO_NONCE, Hello, Message, decode_messages, encode_messages
 from ..transport.port import TransportError
+from .turns import too_many
 
 Carry = Callable[[bytes], Awaitable[bytes]]
 _TRIES: Final = 3
+_WAITING: Final = "too_many_waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,16 @@ class Courier:
         hello: Callable[[bytes, bytes], Hello],
         entropy: Callable[[int], bytes],
         count: Callable[[str], None],
+        is_full: Callable[[bytes], bool] = lambda sender: False,
     ) -> None:
-        """`hello(challenge, answering)` makes our Hello; `count(reason)` counts each refusal."""
+        """`hello(challenge, answering)` makes our Hello; `count(reason)` counts each refusal;
+        `is_full(sender)` says that so many of a sender's requests wait that no more is looked at."""
         self._sealer = sealer
         self._freshness = freshness
         self._hello = hello
         self._entropy = entropy
         self._count = count
+        self._is_full = is_full
 
     async def ask(self, carry: Carry, messages: Sequence[Message], *, to: bytes = NOBODY) -> Answered:
         """Send a request with `carry` and return its verified answer.
@@ -130,15 +135,24 @@ class Courier:
 
     def _open_request(self, data: bytes, expected: bytes | None) -> Opened:
         try:
-            opened = self._sealer.open(data, self._freshness.is_used)
+            opened = self._sealer.open(data, self._is_refused)
         except LatticeError as error:
             self._count(f"request_{error.message}")
+            if error.message == _WAITING:
+                raise too_many() from error
             raise
         if opened.kind is not Kind.REQUEST:
             self._refuse("not_a_request")
         if expected is not None and opened.sender != expected:
             self._refuse("not_the_channels_peer")
         return opened
+
+    def _is_refused(self, sender: bytes, boot: int, counter: int) -> str | None:
+        """Why an envelope need not be verified; the claim of its sender is not proven, and nothing but
+        this envelope is judged by it."""
+        if self._freshness.is_used(sender, boot, counter):
+            return "replayed"
+        return _WAITING if self._is_full(sender) else None
 
     def _decode(self, opened: Opened) -> list[Message]:
         try:

@@ -96,6 +96,7 @@ from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .restraint import Restraint
 from .status import build_status
+from .turns import Turns
 from .watch import Watch
 
 _META_POLICY: Final = "policy"
@@ -151,12 +152,14 @@ class Node:
         self.bus = Bus(boot)
         self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
+        self._turns = Turns()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
             self._freshness,
             hello=self._hello,
             entropy=ports.entropy,
             count=self._count,
+            is_full=self._turns.is_full,
         )
         stored = store.meta(_META_POLICY)
         policy = Policy(stored.decode()) if stored else Policy(options.policy)
@@ -351,6 +354,7 @@ class Node:
             raise self._low_disk
         key = idempotency_key.encode("utf-8") if idempotency_key else b""
         drafts, held = tuple(ops), tuple(conditions)
+        self._turns.note(b"")
         reply = await self._driver.ask(lambda token: Append(token, drafts, held, key, request_digest))
         if not isinstance(reply, Acknowledged):
             raise AssertionError(f"a write was answered by {reply!r}")
@@ -789,7 +793,7 @@ class Node:
         peer_id = peer_id_of(sender)
         if self._freshness.has_twin(sender) or (sender == self._key.public_key and boot != self._boot):
             self._twin(peer_id)
-        lung = "http" if link is None else "p2p"
+        lung: Lung = "http" if link is None else "p2p"
         out: list[Message] = []
         rest: list[Message] = []
         for message in received.messages:
@@ -810,7 +814,7 @@ class Node:
             await self._hold(rest)
             served = self._restraint.sifted(peer_id, lung, rest)
             try:
-                reply = await self._driver.ask(lambda token: Served(token, sender, boot, lung, served))
+                reply = await self._ask_in_turn(served, sender, boot, lung)
             except LatticeError as error:
                 self._count(f"rounds_refused_{error.code}")
                 if link is None:
@@ -826,6 +830,16 @@ class Node:
             # Where HTTP is all there is, no beat would ever tell them.
             out.append(self._beat(sender, BeatFlag(0)))
         return self._courier.reply(received, out)
+
+    async def _ask_in_turn(
+        self, messages: tuple[Message, ...], sender: bytes, boot: int, lung: Lung
+    ) -> object:
+        """The engine's answer. What is to be verified and stored waits for the sender's turn."""
+        if not any(isinstance(message, Entries | Proof) for message in messages):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
+        self._turns.note(sender)
+        async with self._turns.take(sender):
+            return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
 
     async def _hold(self, messages: Sequence[Message]) -> None:
         """The long-poll: hold the answer back while the asker holds exactly what we hold."""

@@ -17,8 +17,10 @@ from typing import Self
 
 import httpx
 
+from lattice.client import calls
 from lattice.core.entry import OpKind, Seal, encode_op, make_entry, make_seal
 from lattice.core.envelope import NONCE_BYTES, Kind, Opened, Sealer
+from lattice.core.errors import LatticeError
 from lattice.core.identity import NodeKey, peer_id_of
 from lattice.core.messages import (
     RULES_VERSION,
@@ -344,6 +346,16 @@ def descriptors(node: LocalNode) -> int:
     return len(os.listdir(f"/proc/{node.pid}/fd"))
 
 
+def value_of(node: LocalNode, key: str) -> object:
+    """The value of a key, None while there is none."""
+    try:
+        return node.send(calls.get(key)).value
+    except LatticeError as error:
+        if error.code != "not_found":
+            raise
+        return None
+
+
 @dataclass
 class Scene:
     """A node under attack and an honest one, in one network, with HTTP alone; what was written stands in
@@ -365,7 +377,7 @@ class Scene:
             self.journal.put(writer, key, number)
             wait_for(
                 f"{key} at {reader.name}",
-                lambda reader=reader, key=key: values_of(reader).get(key) == number,  # type: ignore[misc]
+                lambda reader=reader, key=key: value_of(reader, key) == number,  # type: ignore[misc]
                 within_s=within_s,
             )
         return time.monotonic() - began

@@ -1,0 +1,87 @@
+"""Turns: what one peer brings goes through the engine one request after the other, with a rest in between.
+
+Separate because it is the whole of fairness between peers: the engine takes what waits in the order in
+which it came, so that a peer with one request in line gets its turn after at most one of every other, and
+a peer with sixty in line would get sixty turns for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from ..core.errors import LatticeError
+from ..core.limits import TURNS_WAITING_MAX
+
+# A peer rests for as long as its page took, so that it never has more than half of the engine; but not
+# longer than this, since a page may have waited for the disk. Who is alone does not rest.
+REST_S_MAX: Final = 0.5
+_OTHERS_S: Final = 1.0  # whoever did something so lately is there
+
+
+@dataclass(slots=True)
+class _Line:
+    """The requests of one peer: one in the engine, the others in line; and until when it rests."""
+
+    held: int = 0
+    rests_until: float = 0.0
+    lock: trio.Lock = field(default_factory=trio.Lock)
+
+
+class Turns:
+    """One line a peer; a line that is empty and has rested is forgotten."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, _Line] = {}
+        self._seen: dict[bytes, float] = {}  # the last two who did something, and when
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def note(self, who: bytes) -> None:
+        """Somebody uses the node: a peer by its public key, this machine's own programs by none."""
+        self._seen.pop(who, None)
+        self._seen[who] = trio.current_time()
+        if len(self._seen) > 2:
+            del self._seen[next(iter(self._seen))]
+
+    def is_full(self, peer: bytes) -> bool:
+        """Whether one more request of this peer would be refused."""
+        line = self._lines.get(peer)
+        return line is not None and line.held > TURNS_WAITING_MAX
+
+    @asynccontextmanager
+    async def take(self, peer: bytes) -> AsyncIterator[None]:
+        """Wait for this peer's turn. Raises `too_many` when its line is full: an honest peer sends the
+        next page of a round when the one before has been answered."""
+        if self.is_full(peer):
+            raise too_many()
+        self._forget_rested()
+        line = self._lines.setdefault(peer, _Line())
+        line.held += 1
+        try:
+            async with line.lock:
+                await trio.sleep_until(line.rests_until)
+                began = trio.current_time()
+                yield
+                self._rest(line, peer, began)
+        finally:
+            line.held -= 1
+
+    def _rest(self, line: _Line, peer: bytes, began: float) -> None:
+        now = trio.current_time()
+        if any(who != peer and now - when < _OTHERS_S for who, when in self._seen.items()):
+            line.rests_until = now + min(now - began, REST_S_MAX)
+
+    def _forget_rested(self) -> None:
+        now = trio.current_time()
+        for peer in [peer for peer, line in self._lines.items() if not line.held and line.rests_until <= now]:
+            del self._lines[peer]
+
+
+def too_many() -> LatticeError:
+    return LatticeError("too_many", "Too many pages of one peer at once; send one after the other.")
