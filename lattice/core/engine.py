@@ -183,6 +183,15 @@ class RoundByPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class Wasted:
+    """A peer brought `size` bytes over `lung` that no honest node sends."""
+
+    peer: bytes
+    lung: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Fresh entries for gossip; each message ends at a seal."""
 
@@ -228,6 +237,7 @@ Output = (
     | RoundStep
     | RoundEnded
     | RoundByPeer
+    | Wasted
     | Publish
     | PublishProof
     | Applied
@@ -415,6 +425,9 @@ class Engine:
         for entry, row in zip(result.entries, result.rows, strict=True):
             self._apply(entry, row)
         self._note(result, peer)
+        wasted = result.wasted_bytes(message)
+        if wasted:
+            self._commit.outputs.append(Wasted(peer, lung, wasted))
         return result
 
     def _take_out(self, cut: Cut) -> None:
