@@ -172,6 +172,7 @@ async def test_peers_are_shown_as_text_and_both_lungs_as_they_are(tmp_path: Path
             await tab.open(f"{node.url}/")
             await tab.wait_text("mode", "P2P")
             await tab.wait("at('peers').innerText.includes('nodeB')")
+            await tab.wait(r"/^nodeB at (\S+ )?\d\d:\d\d:\d\d UTC$/.test(at('synced').textContent)")
             assert await tab.sees("peers-frame")
             assert not await tab.sees("no-peers")
 

@@ -77,8 +77,8 @@ function span(seconds) {
 function count(n, one, many) { return `${n} ${n === 1 ? one : many}`; }
 
 function moment(text) {
-  const [day, time] = text.replace(/(\.\d+)?Z$/, " UTC").split("T");
-  return day === new Date().toISOString().slice(0, 10) ? time : `${day} ${time}`;
+  const [day, time] = text.replace(/(\.\d+)?Z$/, "").split("T");
+  return `${day === new Date().toISOString().slice(0, 10) ? "" : `${day} `}${time} UTC`;
 }
 
 function lung(one) {
@@ -158,7 +158,7 @@ function fill(s) {
   show("name", s.name || "Lattice node");
   show("peer-id", s.peer_id);
   show("mode", s.sync_mode);
-  show("policy", `${s.policy} (${s.reason})`);
+  show("policy", s.reason === `policy ${s.policy}` ? s.policy : `${s.policy} (${s.reason})`);
   show("p2p", p2pText(s));
   show("http", s.http_sync_enabled ? `polling, ${s.bridged_over_http.length} bridged` : "idle");
   const counting = typeof s.fallback_in_s === "number";
