@@ -60,10 +60,10 @@ def status_text(status: Status, width: int | None = None) -> str:
         ("HTTP lung", _http_text(status)),
         (
             "Ledger",
-            f"{_count(status.entry_count, 'entry', 'entries')}, {_count(status.state_size, 'key', 'keys')}",
+            f"{counted(status.entry_count, 'entry', 'entries')}, {counted(status.state_size, 'key', 'keys')}",
         ),
         *(
-            [("Forks", f"{_count(status.forks, 'log', 'logs')} frozen (`lattice forks`)")]
+            [("Forks", f"{counted(status.forks, 'log', 'logs')} frozen (`lattice forks`)")]
             if status.forks
             else []
         ),
@@ -80,7 +80,7 @@ def status_text(status: Status, width: int | None = None) -> str:
     return "\n".join(parts)
 
 
-def _count(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
@@ -89,7 +89,7 @@ def _p2p_text(status: Status) -> str:
         return "off (LATTICE_P2P_ENABLED=false)"
     if not status.started:
         return f"down: {status.error or 'not started yet'}"
-    heard = f"{_count(status.peer_count, 'peer', 'peers')} heard"
+    heard = f"{counted(status.peer_count, 'peer', 'peers')} heard"
     waiting = "" if status.fallback_in_s is None else f", fallback in {status.fallback_in_s:.0f} s"
     return f"up, {heard}{waiting}"
 
@@ -139,7 +139,7 @@ def forks_text(forks: Sequence[Fork]) -> str:
         lines.append(f"{fork.author} epoch {fork.epoch} is frozen at seq {fork.frozen} (since {fork.at})")
         by = f"by {fork.peer}" if fork.peer else "here"
         lines.append(
-            f"  shown {by} over {fork.lung}; {_count(fork.removed, 'entry', 'entries')} left the state"
+            f"  shown {by} over {fork.lung}; {counted(fork.removed, 'entry', 'entries')} left the state"
         )
         lines += [f"  another winner: {printable(key)}" for key in fork.keys]
     return "\n".join(lines)
