@@ -45,10 +45,12 @@ NAMES: Final = (
     "stalled_write",
     "start_failed",
     "streams_refused",
+    "topics_foreign",
     "trapped_message",
     "trapped_stream",
     "trapped_task",
     "unread_overflow",
+    "upgrade_failed",
 )
 
 

@@ -86,6 +86,7 @@ class Stream:
         self.number = number
         self.window = 256 * 1024
         self.heeds = True
+        self.gives_credit = True  # else the node may send no more than the first window
         self.buffer = bytearray()
         self.ended = False
         self._changed = trio.Event()
@@ -151,6 +152,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+async def pong(stream: Stream) -> None:
+    while True:
+        await stream.write(await stream.read(32))
+
+
 class RawPeer:
     """A libp2p identity on one connection with the node. `plain` is all that the node ever said to it
     beneath the encryption; `serves` are the protocols on which it lets the node open streams."""
@@ -161,7 +167,8 @@ class RawPeer:
         self.secured = secured
         self.plain = bytearray()
         self.streams: dict[int, Stream] = {}
-        self.serves: dict[str, Callable[[Stream], Awaitable[None]]] = {}
+        # Who does not answer a ping is taken for dead within seconds, whatever else it does.
+        self.serves: dict[str, Callable[[Stream], Awaitable[None]]] = {"/ipfs/ping/1.0.0": pong}
         self.asked_for: list[str] = []
         self.gone = trio.Event()
         self.reads = True
@@ -242,7 +249,8 @@ class RawPeer:
                 stream.window += size
             if body:
                 stream.buffer += body
-                await self.frame(WINDOW, 0, number, size=len(body))
+                if stream.gives_credit:
+                    await self.frame(WINDOW, 0, number, size=len(body))
             if flags & (FIN | RST):
                 stream.ended = True
             stream.wake()
@@ -421,7 +429,7 @@ class Gossiper:
             rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=t) for t in topics])
         )
 
-    def message(self, data: bytes, topic: str = "entries", **changed: Any) -> rpc_pb2.Message:
+    def message(self, data: bytes, topic: str = "entries", /, **changed: Any) -> rpc_pb2.Message:
         self._seqno += 1
         message = rpc_pb2.Message(
             from_id=ID.from_pubkey(self.peer.keys.public_key).to_bytes(),
