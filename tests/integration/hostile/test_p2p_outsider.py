@@ -1,5 +1,5 @@
-"""An outsider with a valid libp2p identity and no network key: it learns the node's peer id, open ports and names
-of protocols, changes nothing, and is gone after ten seconds."""
+"""An outsider with a valid libp2p identity and no network key: it learns the node's peer id, open ports and
+names of protocols, changes nothing, and is gone after ten seconds."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_the_same_search_finds_all_that_a_member_is_told(made: Scene) -> N
 
 
 async def test_an_outsiders_gossip_and_forged_hello_are_never_read(made: Scene) -> None:
-    """It speaks Lattice with a network key of its own: the envelope does not open, its gossip is held unread."""
+    """It speaks Lattice with a network key of its own: no envelope opens, its gossip is held unread."""
     before = await off(known_to, made.victim)
     seed = os.urandom(32)
     outsider = Member(sha256(b"elsewhere").digest(), {1: os.urandom(32)}, NodeKey(seed))

@@ -1,5 +1,5 @@
-"""Members who misuse their connection: a thousand streams, answers that are never taken, bytes that trickle; what
-waits for them stays small, they are cut, and an honest pair goes on syncing."""
+"""Members who misuse their connection: a thousand streams, answers that are never taken, bytes that trickle;
+what waits for them stays small, they are cut, and an honest pair goes on syncing."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_answers_that_are_not_taken_and_bytes_that_trickle(made: Scene) ->
 
 
 async def test_pages_that_are_asked_for_and_never_read(made: Scene) -> None:
-    """Ten members ask for megabytes, over and over, and read nothing at all: no pong either, so they are cut."""
+    """Ten members ask for megabytes, again and again, and read nothing: no pong either, so they are cut."""
     written = [await off(made.journal.put, made.victim, f"big/{n}", "x" * 100_000) for n in range(30)]
     victim = await victim_of(made)
     first = written[0]
