@@ -419,8 +419,10 @@ class Node:
         if peer is None:
             raise LatticeError("bad_request", f"{address[:200]!r} leads to this node itself.")
         self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        # Before the wait: it may turn out to be another peer meanwhile, or this node, and be gone.
+        added = next(shown for shown in self.known_peers() if shown.id == peer.key)
         await self._share_peers()
-        return next(shown for shown in self.known_peers() if shown.id == peer.key)
+        return added
 
     async def forget_peer(self, name: str) -> KnownPeer:
         peer = find_peer(self.registry, name)

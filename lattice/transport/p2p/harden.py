@@ -75,6 +75,7 @@ def harden(host: BasicHost, pubsub: Pubsub, counters: Counters, tuning: Tuning, 
     network: Internals = host.get_network()
     trap_stream_errors(network, pubsub, counters, tuning, log)
     trap_message_errors(pubsub, counters, log)
+    ignore_foreign_topics(pubsub, counters)
     free_inbound_slots(network, counters)
     stop_auto_connect(network)
     host.get_addrs = _remembered(host.get_addrs)  # type: ignore[method-assign]
@@ -130,6 +131,46 @@ def trap_message_errors(pubsub: Pubsub, counters: Counters, log: logging.Logger)
     pubsub.push_msg = safe  # type: ignore[method-assign, assignment]
 
 
+def ignore_foreign_topics(pubsub: Pubsub, counters: Counters) -> None:
+    """Whatever a peer says of a topic that is none of ours is counted and forgotten.
+
+    libp2p answers each graft of an unknown topic, and keeps back-off and flood tables by topic: the names
+    that a peer invents would fill memory.
+    """
+    router: Internals = pubsub.router
+    allowed = pubsub.allowed_topics or frozenset()
+    subscription = pubsub.handle_subscription
+    is_subscribed = pubsub._is_subscribed_to_msg
+
+    def handle_subscription(origin: ID, message: rpc_pb2.RPC.SubOpts) -> None:
+        if message.topicid in allowed:
+            subscription(origin, message)
+        else:
+            counters.add("topics_foreign")
+
+    def is_subscribed_to(message: rpc_pb2.Message) -> bool:
+        ours = is_subscribed(message)
+        if not ours:
+            counters.add("topics_foreign")
+        return ours
+
+    def only_ours(handle: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def handle_ours(control: Internals, sender: ID) -> None:
+            if control.topicID in allowed:
+                await handle(control, sender)
+            else:
+                counters.add("topics_foreign")
+
+        return handle_ours
+
+    setattr(pubsub, "handle_subscription", handle_subscription)
+    setattr(pubsub, "_is_subscribed_to_msg", is_subscribed_to)
+    # The library skips, uncounted, a whole message with more; what is not ours costs a look-up here.
+    pubsub.max_subscriptions_per_rpc = pubsub.max_inbound_rpc_size
+    for name in ("handle_graft", "handle_prune", "handle_ihave"):
+        setattr(router, name, only_ours(getattr(router, name)))
+
+
 def free_inbound_slots(network: Internals, counters: Counters) -> None:
     """Hold an inbound slot while the connection lives, and at most 16 half-open ones an address.
 
@@ -150,10 +191,13 @@ def free_inbound_slots(network: Internals, counters: Counters) -> None:
             del half_open[origin]
 
     async def upgrade_and_wait(raw: Internals, maddr: Internals) -> None:
+        muxed = None
         try:
             muxed = await upgrade(raw, maddr)
         finally:
             leave(raw.stream)
+            if muxed is None:  # garbage, or silence until the library's time is over
+                counters.add("upgrade_failed")
         await muxed.event_closed.wait()
         raise _ConnectionEndedError
 

@@ -96,7 +96,9 @@ class Link:
         self._remote = _remote_address(stream)
         self._ended: str | None = None
         self._scope = trio.CancelScope()
-        self._outbound, self._to_write = trio.open_memory_channel[bytes](tuning.exchanges_max)
+        self._outbound, self._to_write = trio.open_memory_channel[tuple[bytes, trio.Event | None]](
+            tuning.exchanges_max
+        )
         self._slots = trio.Semaphore(tuning.exchanges_max)
         self._pending: dict[int, _Pending] = {}
         self._next_number = 0
@@ -137,7 +139,7 @@ class Link:
             number = self._take_number()
             pending = self._pending[number] = _Pending()
             try:
-                await self._outbound.send(encode_frame(FrameKind.REQUEST, number, request))
+                await self._outbound.send((encode_frame(FrameKind.REQUEST, number, request), None))
                 await pending.done.wait()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise TransportError(self._why()) from error
@@ -200,13 +202,23 @@ class Link:
     async def _write(self) -> None:
         try:
             async with self._to_write:
-                async for frame in self._to_write:
-                    await self._stream.write(frame)
+                async for frame, written in self._to_write:
+                    await self._write_one(frame)
+                    if written is not None:
+                        written.set()
             await self._stream.write(encode_frame(FrameKind.CLOSE, 0))
+        except trio.TooSlowError:
+            self._counters.add("link_stalled")
+            self._end("stalled")
         except STREAM_ERRORS as error:
             self._log.debug("link to %s: cannot write: %r", self._peer_id, error)
             self._end("reset")
         self._scope.cancel()
+
+    async def _write_one(self, frame: bytes) -> None:
+        """Raises TooSlowError: a peer that takes nothing more must not hold what waits for it for ever."""
+        with trio.fail_after(self._tuning.frame_s(len(frame))):
+            await self._stream.write(frame)
 
     async def _read(self, handler: P2PHandler, nursery: trio.Nursery) -> None:
         try:
@@ -218,11 +230,15 @@ class Link:
                 size = length - _REST
                 if kind == FrameKind.REQUEST:
                     await self._make_room(size)
-                payload = await self._take(size)
+                with trio.fail_after(self._tuning.frame_s(size)):
+                    payload = await self._take(size)
                 self._dispatch(kind, number, payload, handler, nursery)
         except _LinkEndedError as error:
             self._log.debug("link to %s ends: %s", self._peer_id, error.reason)
             self._end(error.reason)
+        except trio.TooSlowError:
+            self._counters.add("link_slow")
+            self._end("slow")
         except STREAM_ERRORS as error:
             self._log.debug("link to %s: cannot read: %r", self._peer_id, error)
             self._end("reset")
@@ -246,17 +262,22 @@ class Link:
             raise _LinkEndedError("malformed")
 
     async def _serve(self, number: int, request: bytes, handler: P2PHandler) -> None:
+        """Answer a request. It counts as one until its answer is on its way: whoever asks and never
+        reads fills its own places, and not our memory."""
         try:
             async with self._running:
-                try:
-                    answer = await handler.on_request(self, request)
-                except Exception as error:  # noqa: BLE001 - the node's code; the lung outlives it
-                    self._raised("on_request", error)
-                    answer = None
+                await self._answer(number, request, handler)
         finally:
             self._requests -= 1
             self._request_bytes -= len(request)
             self._room.set()
+
+    async def _answer(self, number: int, request: bytes, handler: P2PHandler) -> None:
+        try:
+            answer = await handler.on_request(self, request)
+        except Exception as error:  # noqa: BLE001 - the node's code; the lung outlives it
+            self._raised("on_request", error)
+            answer = None
         if answer is not None and len(answer) > self._payload_max:
             self._raised("on_request", TransportError("too_large", f"an answer of {len(answer)} bytes"))
             answer = None
@@ -265,7 +286,9 @@ class Link:
         elif self._ended is None:
             # the link ended meanwhile; nobody waits
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._outbound.send(encode_frame(FrameKind.ANSWER, number, answer))
+                written = trio.Event()
+                await self._outbound.send((encode_frame(FrameKind.ANSWER, number, answer), written))
+                await written.wait()
 
     async def _make_room(self, size: int) -> None:
         """Wait before reading a request that would not fit. The peer feels it as back-pressure."""
