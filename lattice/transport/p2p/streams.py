@@ -12,7 +12,7 @@ import enum
 import logging
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 from libp2p.io.exceptions import IOException
@@ -49,8 +49,12 @@ class FrameKind(enum.IntEnum):
     CLOSE = 3
 
 
+def frame_head(kind: FrameKind, number: int, size: int) -> bytes:
+    return _HEAD.pack(_REST + size, kind, number)
+
+
 def encode_frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
-    return _HEAD.pack(_REST + len(payload), kind, number) + payload
+    return frame_head(kind, number, len(payload)) + payload
 
 
 class _Pending:
@@ -61,6 +65,15 @@ class _Pending:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.answer: bytes | None = None
+
+
+class _Outgoing(NamedTuple):
+    """A frame that waits to be written; `written` is set when it is."""
+
+    kind: FrameKind
+    number: int
+    payload: bytes
+    written: trio.Event
 
 
 class _LinkEndedError(Exception):
@@ -96,9 +109,7 @@ class Link:
         self._remote = _remote_address(stream)
         self._ended: str | None = None
         self._scope = trio.CancelScope()
-        self._outbound, self._to_write = trio.open_memory_channel[tuple[bytes, trio.Event | None]](
-            tuning.exchanges_max
-        )
+        self._outbound, self._to_write = trio.open_memory_channel[_Outgoing](tuning.exchanges_max)
         self._slots = trio.Semaphore(tuning.exchanges_max)
         self._pending: dict[int, _Pending] = {}
         self._next_number = 0
@@ -139,7 +150,7 @@ class Link:
             number = self._take_number()
             pending = self._pending[number] = _Pending()
             try:
-                await self._outbound.send((encode_frame(FrameKind.REQUEST, number, request), None))
+                await self._outbound.send(_Outgoing(FrameKind.REQUEST, number, request, trio.Event()))
                 await pending.done.wait()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise TransportError(self._why()) from error
@@ -202,23 +213,31 @@ class Link:
     async def _write(self) -> None:
         try:
             async with self._to_write:
-                async for frame, written in self._to_write:
+                async for frame in self._to_write:
                     await self._write_one(frame)
-                    if written is not None:
-                        written.set()
+                    frame.written.set()
             await self._stream.write(encode_frame(FrameKind.CLOSE, 0))
         except trio.TooSlowError:
             self._counters.add("link_stalled")
             self._end("stalled")
         except STREAM_ERRORS as error:
             self._log.debug("link to %s: cannot write: %r", self._peer_id, error)
-            self._end("reset")
+            # The library gives up after five seconds in which the peer took nothing at all.
+            stalled = "window update" in str(error.__cause__)
+            if stalled:
+                self._counters.add("link_stalled")
+            self._end("stalled" if stalled else "reset")
         self._scope.cancel()
 
-    async def _write_one(self, frame: bytes) -> None:
+    async def _write_one(self, frame: _Outgoing) -> None:
         """Raises TooSlowError: a peer that takes nothing more must not hold what waits for it for ever."""
-        with trio.fail_after(self._tuning.frame_s(len(frame))):
-            await self._stream.write(frame)
+        kind, number, payload, _ = frame
+        with trio.fail_after(self._tuning.frame_s(len(payload))):
+            if len(payload) < _READ:
+                await self._stream.write(encode_frame(kind, number, payload))
+            else:  # a page is not copied once more
+                await self._stream.write(frame_head(kind, number, len(payload)))
+                await self._stream.write(payload)
 
     async def _read(self, handler: P2PHandler, nursery: trio.Nursery) -> None:
         try:
@@ -286,9 +305,9 @@ class Link:
         elif self._ended is None:
             # the link ended meanwhile; nobody waits
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                written = trio.Event()
-                await self._outbound.send((encode_frame(FrameKind.ANSWER, number, answer), written))
-                await written.wait()
+                frame = _Outgoing(FrameKind.ANSWER, number, answer, trio.Event())
+                await self._outbound.send(frame)
+                await frame.written.wait()
 
     async def _make_room(self, size: int) -> None:
         """Wait before reading a request that would not fit. The peer feels it as back-pressure."""

@@ -37,9 +37,7 @@ class Tuning:
     link_backoff_max_s: float = 30.0
     link_close_s: float = 2.0  # to flush the close frame
     exchanges_max: int = 16  # started by us and unanswered, per link; more wait
-    # Of theirs, per link, until their answers are written: a page of a round, and a beat beside it. Ten
-    # members who ask and never read hold ten times two pages, in three copies each.
-    requests_running: int = 2
+    requests_running: int = 2  # of theirs, per link, until their answers are written: a page each
     requests_waiting: int = 24  # read ahead, so that an answer behind them is still found
     request_bytes_max: int = 4 * 1024 * 1024  # of theirs in memory, per link; one may be as large
     request_stranger_bytes_max: int = 256 * 1024

@@ -415,8 +415,9 @@ def beat(heard: bytes, roots: Roots) -> Beat:
 class Gossiper:
     """A member's stream of gossip to the node, admitted by a link; every message is signed as libp2p asks."""
 
-    def __init__(self, peer: RawPeer, stream: Stream, topics: dict[str, str]) -> None:
+    def __init__(self, peer: RawPeer, link: RawLink, stream: Stream, topics: dict[str, str]) -> None:
         self.peer = peer
+        self.link = link
         self.stream = stream
         self.topics = topics
         self._seqno = time.time_ns()
@@ -455,10 +456,11 @@ def one_way(member: Member, messages: Sequence[Message], *, to: bytes = bytes(32
 async def gossiper(node: LocalNode, made: Scene, seed: bytes | None = None) -> AsyncIterator[Gossiper]:
     seed = seed or os.urandom(32)
     async with raw_peer(node, seed=seed) as peer:
-        await peer.link(made.member.another(key=NodeKey(seed)))
+        peer.serves[MESHSUB] = Stream.wait_ended  # else the node takes the connection for deaf
+        link = await peer.link(made.member.another(key=NodeKey(seed)))
         stream = await peer.opened(MESHSUB)
         topics = await off(topics_of, node)
-        found = Gossiper(peer, stream, topics)
+        found = Gossiper(peer, link, stream, topics)
         await found.subscribe(*topics.values())
         yield found
 
