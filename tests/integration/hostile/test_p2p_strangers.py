@@ -170,7 +170,7 @@ async def test_yamux_abuse_ends_the_connection(made: Scene, name: str) -> None:
     async with syncing(made) as rise, raw_peer(made.victim) as peer:
         with suppress(Closed, *CUT):
             await abuse(peer)
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             await peer.gone.wait()
         if counter:
             await rises(rise, EVENTS, counter)
