@@ -55,7 +55,7 @@ def both_blocked(directory: Path) -> Measured:
         it.equal("equal_after_healing", within_s=30)
         back = it.victim.wait("P2P", lambda look: look.mode == "P2P", within_s=75)
         it.measured["p2p_after_healing_s"] = back.at - healed_at
-        it.joined(within_s=60)
+        it.joined(within_s=150)
         assert not it.victim.looks[-1].status.alarms
         modes = it.victim.modes(it.began_at)
         assert modes[:3] == ["P2P", "HTTP", "ISOLATED"]
