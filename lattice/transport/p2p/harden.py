@@ -70,13 +70,21 @@ def quiet_logs(log: logging.Logger) -> None:
     setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))
 
 
-def harden(host: BasicHost, pubsub: Pubsub, counters: Counters, tuning: Tuning, log: logging.Logger) -> None:
+def harden(
+    host: BasicHost,
+    pubsub: Pubsub,
+    admitted: Callable[[ID], bool],
+    counters: Counters,
+    tuning: Tuning,
+    log: logging.Logger,
+) -> None:
     """Apply every patch that has to be in place before `host.run()`."""
     network: Internals = host.get_network()
     trap_stream_errors(network, pubsub, counters, tuning, log)
     trap_message_errors(pubsub, counters, log)
     ignore_foreign_topics(pubsub, counters)
     free_inbound_slots(network, counters)
+    bound_connections(network, admitted, counters, tuning)
     stop_auto_connect(network)
     host.get_addrs = _remembered(host.get_addrs)  # type: ignore[method-assign]
 
@@ -270,8 +278,8 @@ def trap_task_errors(manager: Internals, counters: Counters, log: logging.Logger
     manager.run_task = run_task
 
 
-def bound_connection(
-    connection: Internals, admitted: Callable[[], bool], counters: Counters, tuning: Tuning
+def bound_connections(
+    network: Internals, admitted: Callable[[ID], bool], counters: Counters, tuning: Tuning
 ) -> None:
     """Bound what one connection can hold of our memory, and of our time.
 
@@ -280,8 +288,21 @@ def bound_connection(
       one such peer would stop the health monitor for all. Here its socket is closed.
     - a write that is cancelled half-way leaves half a Noise message on the wire, and the connection
       is lost with the next one. Here a write that has begun is finished.
+
+    All that before its reader starts: the first frame may have come with the handshake, and who is told
+    of a connection by the library is told after that.
     """
-    muxed = connection.muxed_conn
+    inner = network.add_conn
+
+    async def add_bound(muxed: Internals, *args: Internals, **kwargs: Internals) -> Internals:
+        if "_write_frame" not in vars(muxed):  # the library may add the same one twice
+            _bound(muxed, lambda: admitted(muxed.peer_id), counters, tuning)
+        return await inner(muxed, *args, **kwargs)
+
+    network.add_conn = add_bound
+
+
+def _bound(muxed: Internals, admitted: Callable[[], bool], counters: Counters, tuning: Tuning) -> None:
     read_body = muxed._read_data_body
 
     async def read_bounded(length: int) -> bytes:
