@@ -181,8 +181,12 @@ async def _watch_signals(
         task_status.started()
         async for number in received:
             logs.info("STARTUP", "stopping", signal=signal.Signals(number).name)
-            shutdown.set()
-            return
+            break
+    # Whoever is impatient asks twice, and a service manager may: that must not cut the closing of the store
+    # short. A node that does not end can still be killed.
+    for each in wanted:
+        signal.signal(each, signal.SIG_IGN)
+    shutdown.set()
 
 
 def _build_p2p(settings: Settings, logs: Logs, home: Home) -> P2PLung | None:

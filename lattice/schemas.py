@@ -91,7 +91,9 @@ def headline(status: Status) -> str:
     if status.sync_mode == "ISOLATED":
         if status.reason == "alone":
             return "Network status: alone (no other node is known; `lattice invite` prints a ticket)"
-        return f"Network status: isolated (no peer answers on either lung: {status.reason})"
+        known = status.reason in ("", "no answer on either lung")
+        why = "" if known else f": {status.reason}"
+        return f"Network status: isolated (no peer answers on either lung{why})"
     policy = "" if status.policy == "auto" else f", policy {status.policy}"
     if status.resilient:
         return f"Network status: resilient (hybrid mode{policy})"

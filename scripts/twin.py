@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,8 @@ def main() -> int:
     try:
         files = {name: env_file(name, values) for name, values in NODES.items()}
         settings = {name: load(env_file=path, environ={}) for name, path in files.items()}
+        for name, each in settings.items():
+            require_free(name, each)
         introduce(files, settings, environ)
         with running(files, settings, environ) as processes:
             for name, process in processes.items():
@@ -91,6 +94,19 @@ def introduce(files: dict[str, Path], settings: dict[str, Settings], environ: di
     if not has_identity(settings[second]):
         ticket = lattice("invite", "--env-file", files[first], environ=environ).split()[-1]
         lattice("init", "--env-file", files[second], "--join", "-", environ=environ, text_in=ticket + "\n")
+
+
+def require_free(name: str, settings: Settings) -> None:
+    """What answers there already would be taken for the node that is started. Raises TwinError."""
+    bind = settings.api_bind
+    try:
+        socket.create_connection((bind.host, bind.port), timeout=2).close()
+    except OSError:
+        return
+    raise TwinError(
+        f"{name} cannot be started: something answers at {settings.api_url} already. End it first (Ctrl-C "
+        f"where it runs), or give {name} another LATTICE_API_BIND in .env.{name}."
+    )
 
 
 def has_identity(settings: Settings) -> bool:
@@ -179,7 +195,7 @@ def keep(processes: dict[str, subprocess.Popen[bytes]]) -> int:
     while True:
         for name, process in processes.items():
             if process.poll() is not None:
-                raise TwinError(f"{name} ended with exit code {process.returncode}")
+                raise TwinError(f"{name} ended with exit code {process.returncode}; see logs/{name}.log")
         time.sleep(0.2)
 
 

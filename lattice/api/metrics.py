@@ -185,6 +185,17 @@ def _counts(measures: Measures) -> Iterator[Metric]:
     yield _counted("lattice_polls_failed", "HTTP polls that failed, by reason.", "reason", failed)
     yield _counted("lattice_messages", "Messages refused or paused, by what happened.", "event", events)
     yield _counted("lattice_p2p_events", "What the P2P lung did and refused.", "event", measures.p2p)
+    yield _counted(
+        "lattice_charged_bytes",
+        "Bytes charged to peers: verified and worth nothing, by lung.",
+        "transport",
+        {**dict.fromkeys(("p2p", "gossip", "http"), 0), **measures.charged},
+    )
+    yield GaugeMetricFamily(
+        "lattice_peers_restrained",
+        "Budgets of peers that are used up, or wait after fruitless rounds.",
+        value=measures.restrained,
+    )
     yield CounterMetricFamily(
         "lattice_p2p_restarts", "Times the P2P lung was built anew.", value=measures.p2p_restarts
     )

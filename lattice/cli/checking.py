@@ -11,7 +11,7 @@ import argparse
 from ..fsck import CheckReport, check_store
 from .progress import Progress
 from .reach import load_settings
-from .text import printable, say, say_json
+from .text import counted, printable, say, say_json
 
 
 def fsck(args: argparse.Namespace) -> int:
@@ -36,8 +36,11 @@ def _text(report: CheckReport) -> str:
     )
     lines = [
         f"Checked {printable(report.data_dir)} in {report.duration_s:.1f} s",
-        f"  {report.logs} logs, {report.entries} entries, {report.ops} ops, {report.seals} seals",
-        f"  {report.keys} keys; the state was {state}",
+        (
+            f"  {counted(report.logs, 'log', 'logs')}, {counted(report.entries, 'entry', 'entries')}, "
+            f"{counted(report.ops, 'op', 'ops')}, {counted(report.seals, 'seal', 'seals')}"
+        ),
+        f"  {counted(report.keys, 'key', 'keys')}; the state was {state}",
         f"  state root {report.merkle_root or '-'}",
         f"  log root   {report.log_root or '-'}",
         *(f"Problem: {printable(problem.text)}" for problem in report.problems),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _REDRAW_S: Final = 1.0
 _PLAIN_S: Final = 5.0
-_HEAD: Final = ("NAME", "URL", "MODE", "ENTRIES", "STATE ROOT", "LOG ROOT", "HEARD", "IN SYNC")
+# The roots come last: on a narrow terminal a shorter prefix of them says the same.
+_HEAD: Final = ("NAME", "ADDRESS", "MODE", "ENTRIES", "HEARD", "IN SYNC", "STATE ROOT", "LOG ROOT")
 
 
 class _EndedError(Exception):
@@ -135,9 +136,11 @@ def _watch(nodes: Sequence[LocalNode]) -> None:
                 )
         text = table([_HEAD, *(_row(node, len(nodes)) for node in nodes)])
         if is_terminal:
-            up = f"\x1b[{drawn}F\x1b[J" if drawn else ""
-            sys.stdout.write(f"{up}{_fitted(text)}\n")
-            drawn = text.count("\n") + 1
+            lines = _fitted(text)
+            # Drawn over and not wiped first, which would flicker.
+            up = f"\x1b[{drawn}F" if drawn else ""
+            sys.stdout.write(up + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+            drawn = len(lines)
         elif text != shown and time.monotonic() - shown_at >= _PLAIN_S:
             say(text)
             shown, shown_at = text, time.monotonic()
@@ -145,26 +148,27 @@ def _watch(nodes: Sequence[LocalNode]) -> None:
         time.sleep(_REDRAW_S)
 
 
-def _fitted(text: str) -> str:
-    """Each line cut to the terminal's width: a line that wraps would break the drawing over."""
-    width = shutil.get_terminal_size().columns
-    return "\n".join(line[:width] for line in text.split("\n"))
+def _fitted(text: str) -> list[str]:
+    """The lines, cut to the terminal: one that wraps or scrolls would break the drawing over."""
+    size = shutil.get_terminal_size()
+    return [line[: size.columns] for line in text.split("\n")][: max(1, size.lines - 1)]
 
 
 def _row(node: LocalNode, count: int) -> tuple[str, ...]:
+    address = node.url.removeprefix("http://")
     try:
         status = node.status()
     except LatticeError as error:
-        return (node.name, node.url, f"no answer ({error.code})", *["-"] * (len(_HEAD) - 3))
+        return (node.name, address, f"no answer ({error.code})", *["-"] * (len(_HEAD) - 3))
     return (
         node.name,
-        node.url,
+        address,
         status.sync_mode,
         str(status.entry_count),
-        status.merkle_root[:12],
-        status.log_root[:12],
         f"{status.peer_count} of {count - 1}",
         _in_sync(status, count),
+        status.merkle_root[:12],
+        status.log_root[:12],
     )
 
 

@@ -93,7 +93,13 @@ def _add_local(commands: argparse._SubParsersAction[_Parser]) -> None:
     add.add_argument("--keep", action="store_true", help="do not remove the temporary directory")
     add = _command(commands, "logs", "show the end of the node's log, and follow it", _logs)
     add.add_argument("-n", "--lines", type=_count, default=40, metavar="N", help="lines first (default 40)")
-    add.add_argument("--no-follow", dest="follow", action="store_false", help="do not wait for more")
+    add.add_argument(
+        "-f",
+        "--follow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="wait for more (the default)",
+    )
     _settings(add)
 
 

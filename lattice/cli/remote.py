@@ -11,7 +11,7 @@ from ..client import calls
 from ..core.errors import LatticeError
 from ..schemas import Identity
 from .reach import connect, load_settings
-from .text import forks_text, peers_text, say, say_json, status_text, warn
+from .text import columns, forks_text, peers_text, say, say_json, status_text, warn
 
 
 def status(args: argparse.Namespace) -> int:
@@ -20,7 +20,7 @@ def status(args: argparse.Namespace) -> int:
     if args.json:
         say_json(found)
     else:
-        say(status_text(found))
+        say(status_text(found, columns()))
     if not args.require_sync:
         return 0
     synced = {one.peer for one in found.synced}
@@ -40,7 +40,7 @@ def peers(args: argparse.Namespace) -> int:
     if args.json:
         say_json(found.peers)
     elif found.peers:
-        say(peers_text(found.peers))
+        say(peers_text(found.peers, columns()))
     else:
         say("No other node is known; `lattice invite` prints a ticket for one.")
     return 0

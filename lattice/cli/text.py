@@ -5,6 +5,7 @@ Separate from the commands so that the wording is in one place and is tested wit
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -21,6 +22,11 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"lattice: {text}\n")
+
+
+def columns() -> int | None:
+    """How wide the terminal is; None when the output goes elsewhere and a line may be any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say_json(answer: object) -> None:
@@ -45,8 +51,8 @@ def table(rows: Iterable[Sequence[str]], indent: str = "") -> str:
     return "\n".join(indent + line.rstrip() for line in lines)
 
 
-def status_text(status: Status) -> str:
-    """What `lattice status` prints."""
+def status_text(status: Status, width: int | None = None) -> str:
+    """What `lattice status` prints, on a terminal of `width` columns."""
     rows = [
         ("Node", f"{status.name}  {status.peer_id}"),
         ("Mode", f"{status.sync_mode} (policy {status.policy}: {status.reason})"),
@@ -54,27 +60,27 @@ def status_text(status: Status) -> str:
         ("HTTP lung", _http_text(status)),
         (
             "Ledger",
-            f"{_count(status.entry_count, 'entry', 'entries')}, {_count(status.state_size, 'key', 'keys')}",
+            f"{counted(status.entry_count, 'entry', 'entries')}, {counted(status.state_size, 'key', 'keys')}",
         ),
         *(
-            [("Forks", f"{_count(status.forks, 'log', 'logs')} frozen (`lattice forks`)")]
+            [("Forks", f"{counted(status.forks, 'log', 'logs')} frozen (`lattice forks`)")]
             if status.forks
             else []
         ),
         ("State root", status.merkle_root),
         ("Log root", status.log_root),
-        ("In sync with", _synced_text(status)),
+        *_synced_rows(status),
         ("Up for", span(status.uptime_s)),
     ]
     parts = [headline(status), table(rows)]
     if status.peers:
-        parts.append(peers_text(status.peers))
+        parts.append(peers_text(status.peers, width))
     parts += [f"Alarm: {printable(text)}" for text in status.alarms]
     parts += [f"Warning: {printable(text)}" for text in status.warnings]
     return "\n".join(parts)
 
 
-def _count(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
@@ -83,7 +89,7 @@ def _p2p_text(status: Status) -> str:
         return "off (LATTICE_P2P_ENABLED=false)"
     if not status.started:
         return f"down: {status.error or 'not started yet'}"
-    heard = f"{_count(status.peer_count, 'peer', 'peers')} heard"
+    heard = f"{counted(status.peer_count, 'peer', 'peers')} heard"
     waiting = "" if status.fallback_in_s is None else f", fallback in {status.fallback_in_s:.0f} s"
     return f"up, {heard}{waiting}"
 
@@ -95,15 +101,14 @@ def _http_text(status: Status) -> str:
     return f"polling, {bridged} bridged"
 
 
-def _synced_text(status: Status) -> str:
-    if not status.synced:
-        return "nobody yet"
+def _synced_rows(status: Status) -> list[tuple[str, str]]:
     names = {peer.id: peer.name for peer in status.peers}
-    return ", ".join(f"{names.get(one.peer) or one.peer} ({one.at})" for one in status.synced)
+    shown = [f"{names.get(one.peer) or one.peer} ({one.at})" for one in status.synced] or ["nobody yet"]
+    return [("" if place else "In sync with", text) for place, text in enumerate(shown)]
 
 
-def peers_text(peers: Sequence[PeerStatus]) -> str:
-    """One line a peer."""
+def peers_text(peers: Sequence[PeerStatus], width: int | None = None) -> str:
+    """One line a peer; two, the id on its own, where a terminal of `width` columns would wrap it."""
     head = ("PEER", "NAME", "STATE", "P2P", "HTTP", "HEARD", "HEADS", "POLLED")
     rows = [
         (
@@ -118,7 +123,13 @@ def peers_text(peers: Sequence[PeerStatus]) -> str:
         )
         for peer in peers
     ]
-    return table([head, *rows])
+    text = table([head, *rows])
+    if width is None or max(map(len, text.splitlines())) <= width:
+        return text
+    first, *others = table([row[1:] for row in (head, *rows)]).splitlines()
+    return "\n".join(
+        [first, *(f"{line}\n  {printable(row[0])}" for line, row in zip(others, rows, strict=True))]
+    )
 
 
 def forks_text(forks: Sequence[Fork]) -> str:
@@ -128,7 +139,7 @@ def forks_text(forks: Sequence[Fork]) -> str:
         lines.append(f"{fork.author} epoch {fork.epoch} is frozen at seq {fork.frozen} (since {fork.at})")
         by = f"by {fork.peer}" if fork.peer else "here"
         lines.append(
-            f"  shown {by} over {fork.lung}; {_count(fork.removed, 'entry', 'entries')} left the state"
+            f"  shown {by} over {fork.lung}; {counted(fork.removed, 'entry', 'entries')} left the state"
         )
         lines += [f"  another winner: {printable(key)}" for key in fork.keys]
     return "\n".join(lines)

@@ -50,7 +50,7 @@ def _said(data: object) -> str:
         case EntryEvent():
             more = len(data.keys) - _KEYS_SHOWN
             keys = ", ".join(data.keys[:_KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-            sender = f" from {data.peer}" if data.peer is not None else ""
+            sender = "" if data.peer in (None, data.author) else f" from {data.peer}"
             return f"{keys}  by {data.author} ({data.lung}{sender})"
         case ModeEvent():
             return f"{data.previous or 'none'} -> {data.mode}: {data.reason}"

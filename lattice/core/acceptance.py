@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 from .entry import Entry, Seal, entry_id, must_be_sealed, parse_header, seal_verifies
 from .errors import MalformedError
@@ -16,6 +17,8 @@ from .limits import BAD_SEALS_MAX
 from .messages import Entries
 from .pending import Waiting
 from .rows import EntryRow, LogHead, LogKey
+
+BLAMED: Final = frozenset({"bad_author_key", "bad_seal", "malformed_entry", "malformed_proof", "unsealed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,13 @@ class Accepted:
 
     def refuse(self, reason: str, count: int = 1) -> None:
         self.refused[reason] = self.refused.get(reason, 0) + count
+
+    def wasted_bytes(self, message: Entries) -> int:
+        """The bytes of the message that were looked at for nothing; none unless a part of it is what no
+        honest node sends. Entries of a log that we know to be frozen are not: the sender may not know."""
+        if not BLAMED.intersection(self.refused):
+            return 0
+        return max(1, message.size - sum(entry.size for entry in self.entries))
 
 
 class Verified:

@@ -183,6 +183,15 @@ class RoundByPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class Wasted:
+    """A peer brought `size` bytes over `lung` that no honest node sends."""
+
+    peer: bytes
+    lung: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Fresh entries for gossip; each message ends at a seal."""
 
@@ -228,6 +237,7 @@ Output = (
     | RoundStep
     | RoundEnded
     | RoundByPeer
+    | Wasted
     | Publish
     | PublishProof
     | Applied
@@ -417,6 +427,9 @@ class Engine:
         for cut in result.cuts:
             self._take_out(cut)
         self._note(result, peer)
+        wasted = result.wasted_bytes(message)
+        if wasted:
+            self._commit.outputs.append(Wasted(peer, lung, wasted))
         return result
 
     def _take_out(self, cut: Cut) -> None:

@@ -86,6 +86,7 @@ class AntiEntropy:
         self.heartbeat: Heartbeat
         # False while the disk reserve is touched: rounds then give, and take nothing.
         self.takes_entries: Callable[[], bool] = lambda: True
+        self.sift: Callable[[str, Lung, tuple[Message, ...]], tuple[Message, ...]] = lambda *given: given[2]
         self.counters: dict[str, int] = {}
 
     # Rounds.
@@ -112,6 +113,7 @@ class AntiEntropy:
                 patience = EXCHANGE_TIMEOUT_S
                 if not self.takes_entries():
                     messages = tuple(message for message in messages if not isinstance(message, Entries))
+                messages = self.sift(peer_id, lung, messages)
                 answered = RoundAnswered(token, public_key, lung, messages)
                 step = await self._driver.ask_again(answered, token)
         except LatticeError as error:

@@ -199,6 +199,10 @@ class Courier:
         if opened.kind is not Kind.ONE_WAY:
             self._count("gossip_not_one_way")
             raise LatticeError("envelope", "not_one_way")
+        if opened.to != NOBODY:
+            # It would pass here and be refused by whoever we relay it to, who would blame us.
+            self._count("gossip_addressed")
+            raise LatticeError("envelope", "addressed")
         return Received(opened, tuple(self._decode(opened)))
 
 

@@ -36,6 +36,7 @@ from ..core.engine import (
     RoundEnded,
     RoundStep,
     Served,
+    Wasted,
 )
 from ..core.errors import LatticeError
 from ..core.limits import DRIVER_BATCH_BYTES, DRIVER_QUEUE
@@ -44,7 +45,7 @@ from ..core.rows import Batch
 from ..storage.port import Store
 
 Reply = Acknowledged | Remembered | Judged | Answer | RoundStep | RoundEnded
-Announcement = Publish | PublishProof | Applied | Frozen | RoundByPeer | Alarm
+Announcement = Publish | PublishProof | Applied | Frozen | RoundByPeer | Wasted | Alarm
 
 _RETRY_FULL_S: Final = 10.0
 _BATCH_EVENTS_MAX: Final = DRIVER_QUEUE
@@ -179,7 +180,7 @@ class Driver:
     def _release(self, outputs: list[Output]) -> None:
         for output in outputs:
             match output:
-                case Publish() | PublishProof() | Applied() | Frozen() | RoundByPeer() | Alarm():
+                case Publish() | PublishProof() | Applied() | Frozen() | RoundByPeer() | Wasted() | Alarm():
                     self._announce(output)
                 case Refused():
                     self._wake(output.token, output.error)

@@ -23,6 +23,7 @@ from .anti_entropy import AntiEntropy, RoundFailed
 from .courier import Answered, Carry, Courier
 from .heartbeat import Heartbeat
 from .ports import Log
+from .restraint import Restraint
 
 _CHOOSE_EVERY_S: Final = 60.0
 # The first beats come quickly: a peer counts as heard once it has listed us in return.
@@ -62,6 +63,7 @@ class Links:
         beat: Callable[[bytes, BeatFlag], Beat],
         greeted: Callable[[Answered], None],
         beaten: Callable[[str, Beat], bool],
+        restraint: Restraint,
     ) -> None:
         """`beat(to, flags)` makes a beat for a peer; `greeted` takes its Hello; `beaten(peer_id,
         beat)` takes its beat and says whether its heads differ from ours."""
@@ -76,6 +78,7 @@ class Links:
         self._beat = beat
         self._greeted = greeted
         self._beaten = beaten
+        self._restraint = restraint
         self._sessions: dict[tuple[str, int], Session] = {}
         self._chosen: tuple[str, ...] = ()
         self._acceptance = Acceptance()
@@ -101,12 +104,16 @@ class Links:
 
     async def on_link(self, link: PeerLink) -> None:
         """A new stream: greet, admit, then beat while it lives."""
+        if self._restraint.refuses(link.peer_id, "p2p", "links"):
+            return
         public_key = public_key_of(link.peer_id)
         try:
             with trio.fail_after(HELLO_TIMEOUT_S):
                 answer = await self._courier.ask(link.exchange, [self._hello()], to=public_key)
         except (TransportError, trio.TooSlowError) as error:
             self._log.debug("SYNC", "a peer was not greeted", peer=link.peer_id, error=str(error))
+            if isinstance(error, TransportError):
+                self._restraint.failed(link.peer_id, "p2p", error.reason)
             return
         self._greeted(answer)
         self._lung.admit(link.peer_id)
@@ -162,7 +169,8 @@ class Links:
                 answer = await self._courier.ask(session.link.exchange, [beat], to=session.public_key)
         except trio.TooSlowError:
             return
-        except TransportError:
+        except TransportError as error:
+            self._restraint.failed(session.peer_id, "p2p", error.reason)
             await session.link.aclose()
             return
         theirs = next((m for m in answer.messages if isinstance(m, Beat)), None)
@@ -200,7 +208,7 @@ class Links:
 
     def start_round(self, peer_id: str, *, padded: bool) -> None:
         """Open a round with this peer over its link, unless one runs."""
-        if self.heartbeat.view().policy is Policy.HTTP:
+        if self.heartbeat.view().policy is Policy.HTTP or not self._restraint.may_open(peer_id):
             return
         for session in self._sessions.values():
             if session.peer_id != peer_id or session.link.closed:
@@ -225,8 +233,11 @@ class Links:
 
     async def _round(self, peer_id: str, carry: Carry, padded: bool) -> None:
         try:
-            await self._anti_entropy.run_round(peer_id, "p2p", carry, padded=padded)
+            result = await self._anti_entropy.run_round(peer_id, "p2p", carry, padded=padded)
+            if self._anti_entropy.takes_entries():  # else it is we who can gain nothing
+                self._restraint.round_ended(peer_id, fruitless=result.fruitless)
         except RoundFailed as error:
+            self._restraint.round_failed(peer_id, error.reason)
             self._log.debug("SYNC", "P2P round failed", peer=peer_id, reason=error.reason)
 
     async def probe(self, peer_id: str) -> None:

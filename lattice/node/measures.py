@@ -34,6 +34,8 @@ class Measures:
     rounds: Mapping[str, int]
     events: Mapping[str, int]
     p2p: Mapping[str, int]
+    charged: Mapping[str, int]
+    restrained: int
     p2p_restarts: int
     novelties: Mapping[str, int]
 
@@ -53,6 +55,8 @@ def measure(node: Node) -> Measures:
         rounds=dict(node.anti_entropy_counters),
         events=dict(node.counters),
         p2p=dict(report.counters),
+        charged=node.restraint.charged,
+        restrained=node.restraint.restrained,
         p2p_restarts=report.restarts,
         novelties=node.engine.novelties(),
     )

@@ -33,6 +33,7 @@ from ..core.engine import (
     Remember,
     RoundByPeer,
     Served,
+    Wasted,
 )
 from ..core.entry import Seal
 from ..core.envelope import Freshness, Sealer
@@ -101,8 +102,9 @@ from .measures import Measures, measure
 from .peers import find_peer, judge_address, known_peers
 from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
+from .restraint import Restraint
 from .status import build_status, rfc3339
-from .turns import Turns
+from .turns import REFUSAL_S, Turns
 from .versions import version_warnings
 from .watch import Watch
 
@@ -200,6 +202,8 @@ class Node:
         )
         self._anti_entropy.heartbeat = self.heartbeat
         self._anti_entropy.takes_entries = lambda: self._low_disk is None
+        self._restraint = Restraint(ports.log, self._count, self._expel)
+        self._anti_entropy.sift = self._restraint.sifted
         self._links: Links | None = None
         if p2p is not None:
             self._links = Links(
@@ -213,6 +217,7 @@ class Node:
                 beat=self._beat,
                 greeted=self._greeted,
                 beaten=self._beaten,
+                restraint=self._restraint,
             )
             self._links.heartbeat = self.heartbeat
         self._nursery: trio.Nursery
@@ -255,6 +260,10 @@ class Node:
     @property
     def anti_entropy_counters(self) -> dict[str, int]:
         return self._anti_entropy.counters
+
+    @property
+    def restraint(self) -> Restraint:
+        return self._restraint
 
     @property
     def uptime_s(self) -> float:
@@ -410,8 +419,10 @@ class Node:
         if peer is None:
             raise LatticeError("bad_request", f"{address[:200]!r} leads to this node itself.")
         self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        # Before the wait: it may turn out to be another peer meanwhile, or this node, and be gone.
+        added = next(shown for shown in self.known_peers() if shown.id == peer.key)
         await self._share_peers()
-        return next(shown for shown in self.known_peers() if shown.id == peer.key)
+        return added
 
     async def forget_peer(self, name: str) -> KnownPeer:
         peer = find_peer(self.registry, name)
@@ -639,11 +650,16 @@ class Node:
                 self._frozen(output.fork)
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
+                if output.served.good and output.lung == "p2p":
+                    self._restraint.round_served(peer_id)
                 self._note_roots(peer_id, output.served.peer_roots, equal_at=self._driver.commits)
                 if output.served.good:
                     lung: Lung = "p2p" if output.lung == "p2p" else "http"
                     now = trio.current_time()
                     self.heartbeat.feed(RoundGood(peer_id, lung, now, output.served.padded))
+            case Wasted():
+                if output.lung != "file":
+                    self._restraint.charge(peer_id_of(output.peer), output.lung, output.size)
             case Alarm():
                 subject = peer_id_of(output.subject) if output.subject else self.name
                 self._raise_alarm(output.code, f"{output.detail} ({subject})")
@@ -674,6 +690,10 @@ class Node:
     def _name_of(self, peer_id: str) -> str:
         peer = self.registry.get(peer_id)
         return peer.name if peer is not None else ""
+
+    def _expel(self, peer_id: str) -> None:
+        if self._p2p is not None:
+            self._p2p.expel(peer_id)
 
     def _is_on_loopback_alone(self) -> bool:
         """Whether all that we announce is on loopback, as in a network within one machine."""
@@ -791,21 +811,29 @@ class Node:
     # Requests of others.
 
     async def serve_sync(self, body: bytes, remote: str) -> bytes:
-        outcome = self._courier.receive(body)
-        if isinstance(outcome, bytes):
-            return outcome
-        return await self._serve(outcome, None)
+        try:
+            outcome = self._courier.receive(body)
+            return outcome if isinstance(outcome, bytes) else await self._serve(outcome, None)
+        except LatticeError as error:
+            if error.code == "too_many":
+                # Whoever repeats at once what was refused would else be served refusals all day.
+                await trio.sleep(REFUSAL_S)
+            raise
 
     async def on_link(self, link: PeerLink) -> None:
         if self._links is not None:
             await self._links.on_link(link)
 
     async def on_request(self, link: PeerLink, request: bytes) -> bytes | None:
+        if self._restraint.refuses(link.peer_id, "p2p", "requests"):
+            return None
         try:
             outcome = self._courier.receive(request, expected=public_key_of(link.peer_id))
             return outcome if isinstance(outcome, bytes) else await self._serve(outcome, link)
         except LatticeError as error:
             self._log.debug("SYNC", "a request was refused", peer=link.peer_id, reason=error.message)
+            if error.code in ("envelope", "malformed"):
+                self._restraint.blame(link.peer_id, "p2p", error.message, len(request))
             return None
 
     async def _serve(self, received: Received, link: PeerLink | None) -> bytes:
@@ -832,7 +860,7 @@ class Node:
                     rest.append(message)
         if rest:
             await self._hold(rest)
-            served = tuple(rest)
+            served = self._restraint.sifted(peer_id, lung, rest)
             try:
                 reply = await self._ask_in_turn(served, sender, boot, lung)
             except LatticeError as error:
@@ -871,11 +899,15 @@ class Node:
                 await self._driver.wait_changed()
 
     async def on_gossip(self, forwarder: str, kind: GossipKind, data: bytes) -> bool:
-        if not self._gossips:
+        if not self._gossips or self._restraint.refuses(forwarder, "gossip", "messages"):
             return False
         try:
             received = self._courier.open_gossip(data)
-        except LatticeError:
+        except LatticeError as error:
+            # Who relays judges first: what cannot be opened was made by whoever sent it to us.
+            self._restraint.blame(forwarder, "gossip", error.message, len(data))
+            return False
+        if self._restraint.refuses(peer_id_of(received.opened.sender), "gossip", "messages"):
             return False
         if kind == "presence":
             return self._take_presence(received)

@@ -17,9 +17,12 @@ import trio
 from ..core.errors import LatticeError
 from ..core.limits import TURNS_WAITING_MAX
 
-# A peer rests for as long as its page took, so that it never has more than half of the engine; but not
-# longer than this, since a page may have waited for the disk. Who is alone does not rest.
-REST_S_MAX: Final = 0.5
+# A peer rests for three times what its page took: it has at most a quarter of the engine here, since what
+# it brought costs as much again where others fetch it from us. It does not rest longer than this, since a
+# page may have waited for the disk; and who is alone does not rest.
+REST_SHARE: Final = 3.0
+REST_S_MAX: Final = 1.0
+REFUSAL_S: Final = 0.5  # how long a refusal for a full line is held back
 _OTHERS_S: Final = 1.0  # whoever did something so lately is there
 
 
@@ -75,7 +78,7 @@ class Turns:
     def _rest(self, line: _Line, peer: bytes, began: float) -> None:
         now = trio.current_time()
         if any(who != peer and now - when < _OTHERS_S for who, when in self._seen.items()):
-            line.rests_until = now + min(now - began, REST_S_MAX)
+            line.rests_until = now + min(REST_SHARE * (now - began), REST_S_MAX)
 
     def _forget_rested(self) -> None:
         now = trio.current_time()

@@ -1,239 +1,273 @@
-"""The status page in a real headless browser, over the DevTools protocol, against a real node."""
+"""The status page in a real headless browser against real nodes: what a person sees, in every state.
+
+Separate from the tests of the API because here the page's own script runs, under its own policy.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from nacl.signing import SigningKey
-from trio_websocket import WebSocketConnection, open_websocket_url
 
-from lattice.testing.cluster import make_nodes, running
+from lattice.client import calls
+from lattice.client.client import Client
+from lattice.testing.cluster import LocalNode, make_nodes, running
+from tests.browser.browser_kit import CHROMIUM, browser
 from tests.independent.ledger import Author, Ledger
-from tests.independent.peer import Peer
-from tests.independent.wire_format import PUT, Range, make_op, read_ticket
+from tests.independent.real_nodes import call, stranger
+from tests.independent.wire_format import PUT, Entries, Ticket, make_op, peer_id, read_ticket
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed"),
-]
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
-)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
+
+HTML_NAME = "<img src=x onerror=\"document.title='run'\">"
+HURRIED = {
+    "LATTICE_HEARTBEAT_INTERVAL_S": "0.5",
+    "LATTICE_PEERLESS_TIMEOUT_S": "4",
+    "LATTICE_HTTP_POLL_INTERVAL_S": "1",
+}
 
 
-class Tab:
-    """One page of the browser; scripts run in it and their value comes back."""
-
-    def __init__(self, socket: WebSocketConnection, session: str = "") -> None:
-        self._socket = socket
-        self._session = session
-        self._number = 0
-
-    async def send(self, method: str, **params: Any) -> Any:
-        self._number += 1
-        call = {"id": self._number, "method": method, "params": params}
-        await self._socket.send_message(
-            json.dumps(call | ({"sessionId": self._session} if self._session else {}))
-        )
-        while True:
-            found = json.loads(await self._socket.get_message())
-            if found.get("id") == self._number:
-                return found["result"]
-
-    async def open(self, url: str) -> None:
-        target = (await self.send("Target.createTarget", url=url))["targetId"]
-        self._session = (await self.send("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
-
-    async def value(self, script: str) -> Any:
-        return (await self.send("Runtime.evaluate", expression=script))["result"].get("value")
-
-    async def wait(self, script: str, within_s: float = 15) -> None:
-        with trio.move_on_after(within_s):
-            while not await self.value(script):
-                await trio.sleep(0.1)
-            return
-        pytest.fail(f"not so: {script}; the page says {await self.value('document.body.innerText')}")
+def ticket_of(node: LocalNode) -> Ticket:
+    return read_ticket(node.command("invite").split()[-1])
 
 
-def _launch(directory: Path) -> subprocess.Popen[bytes]:
-    with (directory / "console").open("wb") as console:
-        return subprocess.Popen(
-            ["chromium", *_FLAGS, f"--user-data-dir={directory / 'profile'}"],
-            stdout=console,
-            stderr=console,
-            start_new_session=True,
-        )
+def forged(ticket: Ticket) -> tuple[str, Sequence[Entries]]:
+    """An author, and two branches of one log of its own that differ from the first entry on."""
+    branches = [Author(Ledger(ticket.network_id), SigningKey.generate())]
+    branches.append(Author(Ledger(ticket.network_id), branches[0].key))
+    branches[1].epoch = branches[0].epoch
+    bodies = []
+    for value, branch in enumerate(branches):
+        entry = branch.write(make_op(PUT, "<b>contested</b>", json.dumps(value).encode()))
+        (seal,) = branch.ledger.logs[branch.public_key, branch.epoch].seals.values()
+        bodies.append(Entries(((entry.header_bytes, entry.ops_bytes),), (seal,)))
+    return peer_id(branches[0].public_key), bodies
 
 
-@asynccontextmanager
-async def browser(directory: Path) -> AsyncIterator[Tab]:
-    process = _launch(directory)
-    try:
-        file = directory / "profile" / "DevToolsActivePort"
-        with trio.fail_after(20):
-            while not file.exists() or len(file.read_text().split()) < 2:
-                await trio.sleep(0.1)
-        port, path = file.read_text().split()
-        async with open_websocket_url(f"ws://127.0.0.1:{port}{path}", max_message_size=2**24) as socket:
-            yield Tab(socket)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+class _Foreign(BaseHTTPRequestHandler):
+    """Some other program on a node's port, which answers everything in its own way."""
 
+    def __init__(self, answers: list[bytes], *args: Any) -> None:
+        self._answers = answers
+        super().__init__(*args)
 
-async def test_status_switch_wrong_answer_and_a_node_that_goes_and_comes(tmp_path: Path) -> None:
-    nodes = make_nodes(tmp_path, ["nodeA"])
-    with running(nodes) as (node,):
-        async with browser(tmp_path) as tab:
-            await tab.open(f"{node.url}/")
-            sentence = json.dumps(node.status().headline)
-            await tab.wait(f"document.getElementById('headline')?.textContent === {sentence}")
-            root = await tab.value("document.getElementById('state-root').textContent")
-            assert root == node.status().merkle_root
+    def do_GET(self) -> None:
+        answer = self._answers[0]
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
 
-            await tab.value("document.querySelector('[data-policy=http]').click()")
-            await tab.wait("document.getElementById('policy').textContent.startsWith('http ')")
-            assert node.status().policy == "http"
-
-            await tab.value(
-                "let b = document.querySelector('[data-policy=p2p]'); b.dataset.policy = 'x'; b.click()"
-            )
-            await tab.wait("document.getElementById('answer').textContent.startsWith('Not switched: ')")
-            assert node.status().policy == "http"
-
-            node.stop()
-            await tab.wait("document.getElementById('headline').textContent === 'The node does not answer'")
-            node.start()
-            await tab.wait("document.getElementById('headline').textContent.startsWith('Network status')")
-
-
-def text_is(element: str, text: str) -> str:
-    return f"document.getElementById('{element}').textContent === {json.dumps(text)}"
-
-
-def text_holds(element: str, text: str) -> str:
-    return f"document.getElementById('{element}').textContent.includes({json.dumps(text)})"
-
-
-async def test_a_peers_name_is_text_and_frozen_logs_are_told(tmp_path: Path) -> None:
-    name = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
-    nodes = make_nodes(tmp_path, ["nodeA"])
-    with running(nodes) as (node,):
-        ticket = read_ticket(node.command("invite").split()[-1])
-        peer = Peer(ticket, f"http://127.0.0.1:{node.sync_port}", SigningKey.generate(), name=name)
-        assert peer.sync().good
-        async with browser(tmp_path) as tab:
-            await tab.open(f"{node.url}/")
-            await tab.wait(text_is("forks", "none"))
-            await tab.wait(text_holds("peers", name))
-            assert await tab.value("document.querySelectorAll('#peers img, #peers b').length") == 0
-            assert await tab.value("document.title") != "taken"
-            key, epoch = SigningKey.generate(), 1
-            for value in (b"1", b"2"):
-                branch = Author(Ledger(ticket.network_id), key)
-                branch.epoch = epoch
-                branch.write(make_op(PUT, "contested", value), clock=1)
-                peer.ask([branch.ledger.page([Range(branch.public_key, epoch, 0, 0)])])
-            await tab.wait(text_holds("forks", "1 log is frozen"))
-            assert await tab.value("document.getElementById('forks').dataset.tone") == "bad"
-            await tab.wait(text_holds("notices", "is frozen at seq 0"))
-
-
-async def test_a_node_that_asks_for_its_token(tmp_path: Path) -> None:
-    (node,) = nodes = make_nodes(tmp_path, ["nodeA"])
-    node.environ["LATTICE_API_BIND"] = (
-        f"0.0.0.0:{node.api_port}"  # not of this machine alone: everybody is asked
-    )
-    fill = "(t => {{ t.value = {}; t.form.requestSubmit() }})(document.getElementById('token'))"
-    with running(nodes):
-        async with browser(tmp_path) as tab:
-            await tab.open(f"{node.url}/")
-            await tab.wait("!document.getElementById('token-form').hidden")
-            assert await tab.value("document.getElementById('main').hidden")
-            await tab.value(fill.format(json.dumps("a wrong one")))
-            await tab.wait(text_holds("contact", "The token is not this node's"))
-            token = (node.data_dir / "api.token").read_text().strip()
-            await tab.value(fill.format(json.dumps(token)))
-            await tab.wait("!document.getElementById('main').hidden")
-            assert await tab.value("document.getElementById('token-form').hidden")
-            assert token not in await tab.value("document.documentElement.outerHTML")
-            await tab.value("document.querySelector('[data-policy=http]').click()")
-            await tab.wait("document.getElementById('policy').textContent.startsWith('http ')")
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 @contextmanager
-def another_program(port: int) -> Iterator[None]:
-    """It has the node's port, and answers every question with JSON that means nothing."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"success": true, "peers": 7}')
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", port), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+def foreign_program(port: int) -> Iterator[list[bytes]]:
+    """It answers with the one item of the list that comes out."""
+    answers = [b"{}"]
+    server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Foreign, answers))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield
+        yield answers
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-async def test_an_answer_that_is_no_status_is_told_and_the_page_goes_on(tmp_path: Path) -> None:
+async def test_a_node_alone_its_switch_and_how_it_goes_and_comes(tmp_path: Path) -> None:
     nodes = make_nodes(tmp_path, ["nodeA"])
     with running(nodes) as (node,):
         async with browser(tmp_path) as tab:
             await tab.open(f"{node.url}/")
-            await tab.wait(text_is("mode", "ISOLATED"))
+            status = node.status()
+            await tab.wait_text("headline", status.headline)
+            assert "alone" in status.headline
+            assert await tab.text("state-root") == status.merkle_root
+            assert await tab.text("mode") == "ISOLATED"
+            assert await tab.text("forks") == "none"
+            assert await tab.sees("no-peers")
+            assert not await tab.sees("peers-frame")
+
+            await tab.click("[data-policy=http]")
+            await tab.wait("at('policy').textContent.startsWith('http ')")
+            assert node.status().policy == "http"
+            pressed = await tab.value("document.querySelector('[aria-pressed=true]').dataset.policy")
+            assert pressed == "http"
+
+            await tab.value(
+                "let b = document.querySelector('[data-policy=p2p]'); b.dataset.policy = 'x'; b.click()"
+            )
+            await tab.wait("at('answer').textContent.startsWith('Not switched: ')")
+            assert node.status().policy == "http"
+
             node.stop()
-            with another_program(node.api_port):
-                await tab.wait(text_holds("contact", "it is not a status"))
-                assert await tab.value("document.getElementById('main').classList.contains('stale')")
-                assert await tab.value("document.querySelector('[data-policy=http]').disabled")
+            await tab.wait_text("headline", "The node does not answer")
+            first = await tab.text("contact")
+            assert "What stands below is from " in first
+            assert await tab.text("state-root") == status.merkle_root
+            assert await tab.value("document.querySelector('[data-policy=auto]').disabled")
+            await tab.wait(f"at('contact').textContent !== {json.dumps(first)}")  # older by now
+
             node.start()
-            await tab.wait("document.getElementById('contact').textContent === ''")
-            assert not await tab.value("document.querySelector('[data-policy=http]').disabled")
+            await tab.wait("at('headline').textContent.startsWith('Network status')")
+            assert await tab.text("contact") == ""
+            assert not await tab.value("document.querySelector('[data-policy=auto]').disabled")
 
 
-async def test_alone_on_http_and_isolated(tmp_path: Path) -> None:
-    nodes = make_nodes(tmp_path, ["nodeA", "nodeB"], environ={"LATTICE_P2P_ENABLED": "false"})
-    node, other = nodes
-    with running(nodes[:1]):
+def wrong_answers(good: dict[str, Any]) -> list[bytes]:
+    """No JSON, no status, and statuses with one thing that is not as it must be."""
+    peer = {"id": "12D3KooWx", "name": "nodeX", "state": "alive", "p2p": None, "http": None}
+    changed: list[dict[str, Any]] = [
+        {"peers": None},
+        {"peers": [peer]},
+        {"synced": ["nodeX"]},
+        {"alarms": "none"},
+        {"forks": None},
+        {"merkle_root": 7},
+    ]
+    return [b"<html>hello", b"null", b"[]", b"{}", *(json.dumps(good | each).encode() for each in changed)]
+
+
+async def test_an_answer_that_cannot_be_read_is_told_and_asking_goes_on(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, ["nodeA"])
+    with running(nodes) as (node,):
         async with browser(tmp_path) as tab:
             await tab.open(f"{node.url}/")
-            await tab.wait(text_holds("headline", "Network status: alone"))
-            assert await tab.value("document.getElementById('headline').dataset.tone") == "warn"
-            await tab.wait(text_is("p2p", "off (LATTICE_P2P_ENABLED=false)"))
-            with running([other]):
-                await tab.wait(text_is("mode", "HTTP"), within_s=30)
-                await tab.wait(text_holds("peers", "nodeB"))
-                await tab.wait(text_holds("synced", "nodeB"), within_s=30)
-            await tab.wait(text_is("mode", "ISOLATED"), within_s=90)
-            await tab.wait(text_holds("notices", "Alarm: "))
-            assert await tab.value("document.getElementById('headline').dataset.tone") == "bad"
+            code, good = call(node, "GET", "/api/lattice/p2p/status")
+            assert code == 200
+            await tab.wait_text("state-root", good["merkle_root"])
+            node.stop()
+            with foreign_program(node.api_port) as answers:
+                for wrong in wrong_answers(good):
+                    # A good one in between shows that each of them is noticed anew.
+                    answers[0] = json.dumps(good | {"headline": "as it was"}).encode()
+                    await tab.value("refresh()")
+                    await tab.wait_text("headline", "as it was")
+                    answers[0] = wrong
+                    await tab.value("refresh()")
+                    await tab.wait_text("headline", "The last answer could not be read")
+                    assert "What stands below is from " in await tab.text("contact")
+                    assert await tab.text("state-root") == good["merkle_root"], wrong
+            node.start()  # and nobody but the page's own timer asks it
+            await tab.wait("at('headline').textContent.startsWith('Network status')")
+            assert await tab.text("contact") == ""
+
+
+async def test_peers_are_shown_as_text_and_both_lungs_as_they_are(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, ["nodeA", "nodeB"], environ=HURRIED)
+    with running(nodes) as (node, other):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait_text("mode", "P2P")
+            await tab.wait("at('peers').innerText.includes('nodeB')")
+            await tab.wait(r"/^nodeB at (\S+ )?\d\d:\d\d:\d\d UTC$/.test(at('synced').textContent)")
+            assert await tab.sees("peers-frame")
+            assert not await tab.sees("no-peers")
+
+            other.send(calls.switch("http"))
+            await tab.click("[data-policy=http]")
+            await tab.wait("at('mode').textContent === 'HTTP'")
+            await tab.wait("at('http').textContent.startsWith('polling')")
+
+            liar = stranger(ticket_of(node), node)
+            liar.name = HTML_NAME
+            liar.sync()
+            await tab.wait(f"at('peers').innerText.includes({json.dumps(HTML_NAME)})")
+            assert await tab.value("document.images.length") == 0
+            assert "run" not in await tab.value("document.title")
+
+            other.stop()
+            await tab.wait("at('headline').textContent.includes('isolated')", within_s=40)
+            assert await tab.text("mode") == "ISOLATED"
+            assert await tab.value("at('headline').dataset.tone") == "bad"
+            await tab.wait("at('notices').innerText.includes('Alarm: ')")
+
+
+async def test_forks_are_an_alarm_and_the_link_lists_them(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, ["nodeA"])
+    with running(nodes) as (node,):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait_text("forks", "none")
+            assert await tab.value("at('forks').getAttribute('href')") == "/api/lattice/forks"
+            ticket = ticket_of(node)
+            author, bodies = forged(ticket)
+            for body in bodies:
+                stranger(ticket, node).ask([body])
+            await tab.wait_text("forks", "Alarm: 1 log is frozen")
+            assert await tab.value("at('forks').dataset.tone") == "bad"
+            await tab.wait("at('notices').innerText.includes('is frozen at seq 0')")
+            await tab.click("#forks")
+            await tab.wait("at('fork-list').innerText.includes('is frozen at seq 0')")
+            assert await tab.value("at('fork-list').querySelector('code').title") == author
+            assert await tab.value("document.querySelectorAll('b').length") == 0
+
+
+async def test_a_token_is_asked_for_checked_and_used(tmp_path: Path) -> None:
+    (node,) = make_nodes(tmp_path, ["nodeA"], introduce=False)
+    node.environ["LATTICE_API_BIND"] = f"0.0.0.0:{node.api_port}"
+    node.command("init")
+    token = (node.data_dir / "api.token").read_text().strip()
+    with running([node]):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait("!at('token-form').hidden")
+            assert not await tab.sees("main")
+            assert await tab.text("token-answer") == ""
+
+            await tab.type("not the token")  # the field has the focus already
+            await tab.press_enter()
+            await tab.wait_text("token-answer", "This is not the token of this node.")
+            assert not await tab.sees("main")
+            assert await tab.value("sessionStorage.length") == 0
+
+            await tab.type(token)
+            await tab.press_enter()
+            await tab.wait("at('headline').textContent.startsWith('Network status')")
+            assert await tab.sees("main")
+            assert not await tab.sees("token-form")
+            await tab.click("[data-policy=http]")
+            await tab.wait("at('policy').textContent.startsWith('http ')")
+            await tab.click("#forks")
+            await tab.wait_text("fork-list", "No log is forked.")
+            with Client(node.url, token=token) as client:
+                assert client.send(calls.status()).policy == "http"
+
+
+async def test_where_everybody_may_read_a_token_is_asked_for_by_the_switch(tmp_path: Path) -> None:
+    (node,) = make_nodes(tmp_path, ["nodeA"], introduce=False)
+    node.environ |= {"LATTICE_API_BIND": f"0.0.0.0:{node.api_port}", "LATTICE_PUBLIC_STATUS": "true"}
+    node.command("init")
+    token = (node.data_dir / "api.token").read_text().strip()
+    with running([node]):
+        async with browser(tmp_path) as tab:
+            await tab.open(f"{node.url}/")
+            await tab.wait("at('policy').textContent.startsWith('auto ')")
+            assert not await tab.sees("token-form")
+            await tab.click("[data-policy=http]")
+            await tab.wait("!at('token-form').hidden")
+            assert (await tab.text("answer")).startswith("Not switched: ")
+
+            await tab.type("not the token")
+            await tab.press_enter()
+            await tab.wait_text("token-answer", "This is not the token of this node.")
+            await tab.wait("!at('main').hidden")  # what everybody may read is still shown
+            assert (await tab.text("policy")).startswith("auto ")
+
+            await tab.type(token)
+            await tab.press_enter()
+            await tab.wait("at('token-form').hidden")
+            await tab.click("[data-policy=http]")
+            await tab.wait("at('policy').textContent.startsWith('http ')")

@@ -39,7 +39,7 @@ def flaps(directory: Path) -> Measured:
     with scene("flaps", 2, directory, prefix=faster) as it:
         _down(it, 68)
         assert it.victim.looks[-1].mode == "HTTP"
-        first_s = _up(it, 60, until_mode="P2P")
+        first_s = _up(it, 120, until_mode="P2P")
         it.measured["first_return_s"] = first_s
         assert first_s >= 14
         _down(it, 68)
@@ -50,7 +50,8 @@ def flaps(directory: Path) -> Measured:
         assert it.victim.looks[-1].mode == "HTTP"
         _down(it, 20)
         assert it.victim.looks[-1].mode == "HTTP"
-        second_s = _up(it, 90, until_mode="P2P")
+        # A streak starts anew with each beat that a busy machine delays.
+        second_s = _up(it, 240, until_mode="P2P")
         it.measured["second_return_s"] = second_s
         assert second_s >= 29
         it.joined(within_s=90 / PACE)

@@ -118,7 +118,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=240,  # for what hangs; a busy disk may take its time with a sync
             check=False,
         )
         self.said = done.stdout

@@ -5,16 +5,20 @@ The Python that they find is a stand-in which writes down its arguments, so noth
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from lattice.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = ROOT / "launch_lattice.sh"
@@ -241,6 +245,21 @@ class Batch:
 
     def jumps(self) -> set[str]:
         return {found for line in self.code for found in re.findall(r"\bgoto :?(\w+)", line)}
+
+
+def test_twin_does_not_take_another_program_for_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    twin = importlib.import_module("twin")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        settings = load(environ={"LATTICE_API_BIND": f"127.0.0.1:{port}"}, project_dir=tmp_path)
+        with pytest.raises(twin.TwinError, match=f"nodeB cannot be started: .*127.0.0.1:{port} already"):
+            twin.require_free("nodeB", settings)
+    twin.require_free("nodeB", settings)  # and where nothing answers it may start
 
 
 @pytest.fixture(scope="module")

@@ -147,11 +147,22 @@ def test_two_nodes_come_up_joined_and_go_on_where_they_were(project: Project) ->
 
 def test_a_node_that_cannot_start_ends_the_other_and_says_why(project: Project) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", project.ports["nodeB"][0]))
-        taken.listen()
+        taken.bind(("127.0.0.1", project.ports["nodeB"][0]))  # taken, and nothing that answers
         with project.twin() as process:
             output, _ = process.communicate(timeout=90)
     assert process.returncode == 1
     assert "nodeB ended with exit code" in output
     assert "LATTICE_API_BIND" in output
     assert not listening(project.ports["nodeA"][0])
+
+
+def test_what_answers_at_an_address_already_is_not_taken_for_a_node(project: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", project.ports["nodeB"][0]))
+        taken.listen()
+        with project.twin() as process:
+            output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "something answers at" in output
+    assert "LATTICE_API_BIND" in output
+    assert not (project.root / "data" / "nodeA").exists()

@@ -110,6 +110,27 @@ def test_a_forgotten_url_is_polled_no_more() -> None:
     play(scenario)
 
 
+def test_a_peer_may_be_gone_again_before_it_was_remembered() -> None:
+    async def scenario(world: World) -> None:
+        (n1,) = world.add_hosts(1)
+        await world.start(n1)
+        added = []
+
+        async def add() -> None:
+            added.append(await n1.running.add_peer("http://10.0.0.99:8100"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add)
+            while not ids(n1):
+                await trio.lowlevel.checkpoint()
+            assert added == []  # the store has not answered yet
+            await n1.running.forget_peer("http://10.0.0.99:8100")
+        assert [shown.addresses for shown in added] == [["http://10.0.0.99:8100"]]
+        assert ids(n1) == set()
+
+    play(scenario)
+
+
 def test_what_cannot_be_added_or_forgotten() -> None:
     async def scenario(world: World) -> None:
         n1, n2 = world.add_hosts(2, acquainted=False)

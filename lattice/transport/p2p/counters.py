@@ -27,6 +27,7 @@ NAMES: Final = (
     "gossip_published",
     "gossip_queue_full",
     "gossip_refused",
+    "gossip_replayed",
     "gossip_throttled",
     "gossip_watchdog",
     "handler_raised",
@@ -39,13 +40,17 @@ NAMES: Final = (
     "link_opened",
     "link_oversize",
     "link_refused",
+    "link_slow",
+    "link_stalled",
     "stalled_write",
     "start_failed",
     "streams_refused",
+    "topics_foreign",
     "trapped_message",
     "trapped_stream",
     "trapped_task",
     "unread_overflow",
+    "upgrade_failed",
 )
 
 

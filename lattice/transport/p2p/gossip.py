@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -189,6 +190,10 @@ class Gossip:
             # libp2p marks a message as seen only after this verdict: a copy from another peer gets
             # here meanwhile, and one that was refused gets here each time.
             self._counters.add("gossip_copies")
+            return False
+        if not self._first(sha256(message.data).digest()):
+            # A recording in a new wrapper: whoever publishes seals anew, so nobody needs it twice.
+            self._counters.add("gossip_replayed")
             return False
         kind = self._kinds[message.topicIDs[0]]
         self._counters.add("gossip_judged")

@@ -70,12 +70,21 @@ def quiet_logs(log: logging.Logger) -> None:
     setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))
 
 
-def harden(host: BasicHost, pubsub: Pubsub, counters: Counters, tuning: Tuning, log: logging.Logger) -> None:
+def harden(
+    host: BasicHost,
+    pubsub: Pubsub,
+    admitted: Callable[[ID], bool],
+    counters: Counters,
+    tuning: Tuning,
+    log: logging.Logger,
+) -> None:
     """Apply every patch that has to be in place before `host.run()`."""
     network: Internals = host.get_network()
     trap_stream_errors(network, pubsub, counters, tuning, log)
     trap_message_errors(pubsub, counters, log)
+    ignore_foreign_topics(pubsub, counters)
     free_inbound_slots(network, counters)
+    bound_connections(network, admitted, counters, tuning)
     stop_auto_connect(network)
     host.get_addrs = _remembered(host.get_addrs)  # type: ignore[method-assign]
 
@@ -130,6 +139,46 @@ def trap_message_errors(pubsub: Pubsub, counters: Counters, log: logging.Logger)
     pubsub.push_msg = safe  # type: ignore[method-assign, assignment]
 
 
+def ignore_foreign_topics(pubsub: Pubsub, counters: Counters) -> None:
+    """Whatever a peer says of a topic that is none of ours is counted and forgotten.
+
+    libp2p answers each graft of an unknown topic, and keeps back-off and flood tables by topic: the names
+    that a peer invents would fill memory.
+    """
+    router: Internals = pubsub.router
+    allowed = pubsub.allowed_topics or frozenset()
+    subscription = pubsub.handle_subscription
+    is_subscribed = pubsub._is_subscribed_to_msg
+
+    def handle_subscription(origin: ID, message: rpc_pb2.RPC.SubOpts) -> None:
+        if message.topicid in allowed:
+            subscription(origin, message)
+        else:
+            counters.add("topics_foreign")
+
+    def is_subscribed_to(message: rpc_pb2.Message) -> bool:
+        ours = is_subscribed(message)
+        if not ours:
+            counters.add("topics_foreign")
+        return ours
+
+    def only_ours(handle: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def handle_ours(control: Internals, sender: ID) -> None:
+            if control.topicID in allowed:
+                await handle(control, sender)
+            else:
+                counters.add("topics_foreign")
+
+        return handle_ours
+
+    setattr(pubsub, "handle_subscription", handle_subscription)
+    setattr(pubsub, "_is_subscribed_to_msg", is_subscribed_to)
+    # The library skips, uncounted, a whole message with more; what is not ours costs a look-up here.
+    pubsub.max_subscriptions_per_rpc = pubsub.max_inbound_rpc_size
+    for name in ("handle_graft", "handle_prune", "handle_ihave"):
+        setattr(router, name, only_ours(getattr(router, name)))
+
+
 def free_inbound_slots(network: Internals, counters: Counters) -> None:
     """Hold an inbound slot while the connection lives, and at most 16 half-open ones an address.
 
@@ -150,10 +199,13 @@ def free_inbound_slots(network: Internals, counters: Counters) -> None:
             del half_open[origin]
 
     async def upgrade_and_wait(raw: Internals, maddr: Internals) -> None:
+        muxed = None
         try:
             muxed = await upgrade(raw, maddr)
         finally:
             leave(raw.stream)
+            if muxed is None:  # garbage, or silence until the library's time is over
+                counters.add("upgrade_failed")
         await muxed.event_closed.wait()
         raise _ConnectionEndedError
 
@@ -226,8 +278,8 @@ def trap_task_errors(manager: Internals, counters: Counters, log: logging.Logger
     manager.run_task = run_task
 
 
-def bound_connection(
-    connection: Internals, admitted: Callable[[], bool], counters: Counters, tuning: Tuning
+def bound_connections(
+    network: Internals, admitted: Callable[[ID], bool], counters: Counters, tuning: Tuning
 ) -> None:
     """Bound what one connection can hold of our memory, and of our time.
 
@@ -236,8 +288,21 @@ def bound_connection(
       one such peer would stop the health monitor for all. Here its socket is closed.
     - a write that is cancelled half-way leaves half a Noise message on the wire, and the connection
       is lost with the next one. Here a write that has begun is finished.
+
+    All that before its reader starts: the first frame may have come with the handshake, and who is told
+    of a connection by the library is told after that.
     """
-    muxed = connection.muxed_conn
+    inner = network.add_conn
+
+    async def add_bound(muxed: Internals, *args: Internals, **kwargs: Internals) -> Internals:
+        if "_write_frame" not in vars(muxed):  # the library may add the same one twice
+            _bound(muxed, lambda: admitted(muxed.peer_id), counters, tuning)
+        return await inner(muxed, *args, **kwargs)
+
+    network.add_conn = add_bound
+
+
+def _bound(muxed: Internals, admitted: Callable[[], bool], counters: Counters, tuning: Tuning) -> None:
     read_body = muxed._read_data_body
 
     async def read_bounded(length: int) -> bytes:

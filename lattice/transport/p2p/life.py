@@ -16,7 +16,6 @@ from lattice.transport.p2p import watchdog
 from lattice.transport.p2p.counters import Counters
 from lattice.transport.p2p.dialer import Dialer, Targets
 from lattice.transport.p2p.gossip import Gossip
-from lattice.transport.p2p.harden import bound_connection
 from lattice.transport.p2p.host import Host, HostSettings, build, running, start_listening
 from lattice.transport.p2p.links import Links
 from lattice.transport.p2p.roster import Presence, Roster
@@ -25,7 +24,6 @@ from lattice.transport.p2p.tuning import Tuning
 from lattice.transport.port import GossipKind, P2PHandler
 
 if TYPE_CHECKING:
-    from libp2p.abc import INetConn
     from libp2p.peer.id import ID
 
 
@@ -55,7 +53,7 @@ class Life:
         self.host: Host = build(settings, {SYNC_PROTOCOL: self.links.accept}, counters, tuning, log)
         self.gossip.attach(self.host)
         self.links.attach(self.host)
-        self.roster = Roster(self.host.peer_id, self._on_connection, self._on_peer, self._on_gone)
+        self.roster = Roster(self.host.peer_id, self.host.remember, self._on_peer, self._on_gone)
         self.host.network.register_notifee(self.roster)
         self._dialer = Dialer(self.host, self.roster, targets, counters, tuning, log)
         self._nursery: trio.Nursery | None = None
@@ -104,11 +102,6 @@ class Life:
     async def _disconnect(self, peer: ID) -> None:
         with trio.move_on_after(self._tuning.close_s):
             await self.host.basic.disconnect(peer)
-
-    def _on_connection(self, connection: INetConn) -> None:
-        self.host.remember(connection)
-        peer = connection.muxed_conn.peer_id
-        bound_connection(connection, lambda: self.host.gate.admitted(peer), self._counters, self._tuning)
 
     def _on_peer(self, presence: Presence) -> None:
         if self._nursery is not None:

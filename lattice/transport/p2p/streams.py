@@ -12,7 +12,7 @@ import enum
 import logging
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 from libp2p.io.exceptions import IOException
@@ -49,8 +49,12 @@ class FrameKind(enum.IntEnum):
     CLOSE = 3
 
 
+def frame_head(kind: FrameKind, number: int, size: int) -> bytes:
+    return _HEAD.pack(_REST + size, kind, number)
+
+
 def encode_frame(kind: FrameKind, number: int, payload: bytes = b"") -> bytes:
-    return _HEAD.pack(_REST + len(payload), kind, number) + payload
+    return frame_head(kind, number, len(payload)) + payload
 
 
 class _Pending:
@@ -61,6 +65,15 @@ class _Pending:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.answer: bytes | None = None
+
+
+class _Outgoing(NamedTuple):
+    """A frame that waits to be written; `written` is set when it is."""
+
+    kind: FrameKind
+    number: int
+    payload: bytes
+    written: trio.Event
 
 
 class _LinkEndedError(Exception):
@@ -96,7 +109,7 @@ class Link:
         self._remote = _remote_address(stream)
         self._ended: str | None = None
         self._scope = trio.CancelScope()
-        self._outbound, self._to_write = trio.open_memory_channel[bytes](tuning.exchanges_max)
+        self._outbound, self._to_write = trio.open_memory_channel[_Outgoing](tuning.exchanges_max)
         self._slots = trio.Semaphore(tuning.exchanges_max)
         self._pending: dict[int, _Pending] = {}
         self._next_number = 0
@@ -137,7 +150,7 @@ class Link:
             number = self._take_number()
             pending = self._pending[number] = _Pending()
             try:
-                await self._outbound.send(encode_frame(FrameKind.REQUEST, number, request))
+                await self._outbound.send(_Outgoing(FrameKind.REQUEST, number, request, trio.Event()))
                 await pending.done.wait()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise TransportError(self._why()) from error
@@ -201,12 +214,30 @@ class Link:
         try:
             async with self._to_write:
                 async for frame in self._to_write:
-                    await self._stream.write(frame)
+                    await self._write_one(frame)
+                    frame.written.set()
             await self._stream.write(encode_frame(FrameKind.CLOSE, 0))
+        except trio.TooSlowError:
+            self._counters.add("link_stalled")
+            self._end("stalled")
         except STREAM_ERRORS as error:
             self._log.debug("link to %s: cannot write: %r", self._peer_id, error)
-            self._end("reset")
+            # The library gives up after five seconds in which the peer took nothing at all.
+            stalled = "window update" in str(error.__cause__)
+            if stalled:
+                self._counters.add("link_stalled")
+            self._end("stalled" if stalled else "reset")
         self._scope.cancel()
+
+    async def _write_one(self, frame: _Outgoing) -> None:
+        """Raises TooSlowError: a peer that takes nothing more must not hold what waits for it for ever."""
+        kind, number, payload, _ = frame
+        with trio.fail_after(self._tuning.frame_s(len(payload))):
+            if len(payload) < _READ:
+                await self._stream.write(encode_frame(kind, number, payload))
+            else:  # a page is not copied once more
+                await self._stream.write(frame_head(kind, number, len(payload)))
+                await self._stream.write(payload)
 
     async def _read(self, handler: P2PHandler, nursery: trio.Nursery) -> None:
         try:
@@ -218,11 +249,15 @@ class Link:
                 size = length - _REST
                 if kind == FrameKind.REQUEST:
                     await self._make_room(size)
-                payload = await self._take(size)
+                with trio.fail_after(self._tuning.frame_s(size)):
+                    payload = await self._take(size)
                 self._dispatch(kind, number, payload, handler, nursery)
         except _LinkEndedError as error:
             self._log.debug("link to %s ends: %s", self._peer_id, error.reason)
             self._end(error.reason)
+        except trio.TooSlowError:
+            self._counters.add("link_slow")
+            self._end("slow")
         except STREAM_ERRORS as error:
             self._log.debug("link to %s: cannot read: %r", self._peer_id, error)
             self._end("reset")
@@ -246,17 +281,22 @@ class Link:
             raise _LinkEndedError("malformed")
 
     async def _serve(self, number: int, request: bytes, handler: P2PHandler) -> None:
+        """Answer a request. It counts as one until its answer is on its way: whoever asks and never
+        reads fills its own places, and not our memory."""
         try:
             async with self._running:
-                try:
-                    answer = await handler.on_request(self, request)
-                except Exception as error:  # noqa: BLE001 - the node's code; the lung outlives it
-                    self._raised("on_request", error)
-                    answer = None
+                await self._answer(number, request, handler)
         finally:
             self._requests -= 1
             self._request_bytes -= len(request)
             self._room.set()
+
+    async def _answer(self, number: int, request: bytes, handler: P2PHandler) -> None:
+        try:
+            answer = await handler.on_request(self, request)
+        except Exception as error:  # noqa: BLE001 - the node's code; the lung outlives it
+            self._raised("on_request", error)
+            answer = None
         if answer is not None and len(answer) > self._payload_max:
             self._raised("on_request", TransportError("too_large", f"an answer of {len(answer)} bytes"))
             answer = None
@@ -265,7 +305,9 @@ class Link:
         elif self._ended is None:
             # the link ended meanwhile; nobody waits
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._outbound.send(encode_frame(FrameKind.ANSWER, number, answer))
+                frame = _Outgoing(FrameKind.ANSWER, number, answer, trio.Event())
+                await self._outbound.send(frame)
+                await frame.written.wait()
 
     async def _make_room(self, size: int) -> None:
         """Wait before reading a request that would not fit. The peer feels it as back-pressure."""

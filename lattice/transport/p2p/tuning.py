@@ -37,10 +37,12 @@ class Tuning:
     link_backoff_max_s: float = 30.0
     link_close_s: float = 2.0  # to flush the close frame
     exchanges_max: int = 16  # started by us and unanswered, per link; more wait
-    requests_running: int = 8  # of theirs, per link
+    requests_running: int = 2  # of theirs, per link, until their answers are written: a page each
     requests_waiting: int = 24  # read ahead, so that an answer behind them is still found
-    request_bytes_max: int = 8 * 1024 * 1024  # of theirs in memory, per link
+    request_bytes_max: int = 4 * 1024 * 1024  # of theirs in memory, per link; one may be as large
     request_stranger_bytes_max: int = 256 * 1024
+    frame_first_s: float = 20.0  # for any frame, either way; an exchange is given up sooner
+    frame_bytes_per_s: float = 32 * 1024  # and for a larger one more, as a slow line needs
 
     # Dialling.
     dial_s: float = 8.0  # a peer with another pre-shared setting never refuses, it only hangs
@@ -61,7 +63,11 @@ class Tuning:
     gossip_burst: float = 2000.0
     gossip_judging: int = 64  # handler calls at once
     gossip_judging_s: float = 10.0
-    gossip_remembered: int = 8192  # message ids already judged
+    gossip_remembered: int = 16384  # ids and payloads of messages already judged: two each
     outbound_messages_max: int = 4096  # per peer, in libp2p's own queue
     outbound_pause_at: int = 1000
     outbound_pause_s: float = 1.0
+
+    def frame_s(self, size: int) -> float:
+        """How long one frame of a link may take, from its head to its last byte."""
+        return self.frame_first_s + size / self.frame_bytes_per_s

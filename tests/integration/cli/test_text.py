@@ -69,6 +69,10 @@ STATUS = Status(
             "Network status: isolated (no peer answers on either lung: nobody answers)",
         ),
         (
+            {"sync_mode": "ISOLATED", "resilient": False, "reason": "no answer on either lung"},
+            "Network status: isolated (no peer answers on either lung)",
+        ),
+        (
             {"sync_mode": "ISOLATED", "resilient": False, "reason": "alone"},
             "Network status: alone (no other node is known; `lattice invite` prints a ticket)",
         ),
@@ -121,6 +125,19 @@ def test_what_is_remote_cannot_command_the_terminal() -> None:
     assert len(text.splitlines()) == 2
     assert printable("a\x9b\u202eb\ud800") == "a\\x9b\\u202eb\\ud800"
     assert printable("plain é 鍵") == "plain é 鍵"
+
+
+def test_on_a_narrow_terminal_no_line_about_peers_wraps() -> None:
+    other = replace(PEER, name="branch-office-north")
+    wide = peers_text([PEER, other])
+    assert peers_text([PEER, other], 200) == wide
+    narrow = peers_text([PEER, other], 80).splitlines()
+    assert max(map(len, wide.splitlines())) > 80 >= max(map(len, narrow))
+    assert [line.split()[0] for line in narrow] == ["NAME", "nodeB", PEER_ID, "branch-office-north", PEER_ID]
+    two = replace(STATUS, synced=[*STATUS.synced, SyncedWith("12D3Koo2", "2026-11-20T09:45:18.000Z")])
+    lines = status_text(two, 80).splitlines()
+    assert "              12D3Koo2 (2026-11-20T09:45:18.000Z)" in lines
+    assert max(map(len, lines)) <= 80
 
 
 def test_tables_and_spans() -> None:

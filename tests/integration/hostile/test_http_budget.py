@@ -127,6 +127,8 @@ def test_pages_of_one_member_wait_for_their_turn_and_an_honest_pair_goes_on(made
     assert storm.answers[200] >= TURNS_WAITING_MAX
     assert set(storm.answers) == {200, 429}
     assert rise.of("lattice_http_refused_total", "too_many") == refused
+    # Who tries again at once is not refused more than twice a second for each of its connections.
+    assert refused < AT_ONCE * 3 * (MEASURED_S + waited + 2)
     assert stormy > 0
     made.control()
     nodes = [made.honest, made.victim]

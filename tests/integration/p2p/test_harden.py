@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import time
 from typing import Any
 
@@ -297,6 +298,27 @@ async def test_an_overrun_window_ends_the_connection() -> None:
             await flood_unread_stream(attacker, hard, PROTOCOL_ID_V11)  # held unread by the gate
         assert hard.counters["unread_overflow"] == 1
         assert unread(hard) <= FAST.unread_stranger_bytes_max
+        await honest_pair_works(hard)
+
+
+@pytest.mark.slow
+async def test_a_first_frame_is_bounded_before_anybody_is_told_of_the_connection() -> None:
+    too_long = struct.pack(">BBHII", 0, 0, 1, 1, 8 << 20)  # data that opens a stream
+    async with hardened() as hard, plain(gossip=False) as attacker:
+        network: Any = hard.life.host.network
+        told = network.notify_connected
+
+        async def later(connection: Any) -> None:
+            await trio.sleep(1)
+            await told(connection)
+
+        network.notify_connected = later
+        await attacker.connect(hard)
+        (connection,) = attacker.host.get_network().get_connections(hard.id)
+        await connection.muxed_conn.secured_conn.write(too_long)
+        await until(lambda: hard.counters["unread_overflow"] == 1)
+        await until(lambda: connection.muxed_conn.is_closed)
+        network.notify_connected = told
         await honest_pair_works(hard)
 
 

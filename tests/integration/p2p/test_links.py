@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import struct
@@ -72,7 +73,7 @@ async def test_a_slow_answer_holds_up_no_other() -> None:
 
 
 @pytest.mark.slow
-async def test_at_most_eight_of_a_peers_requests_run_at_once() -> None:
+async def test_at_most_two_of_a_peers_requests_run_at_once() -> None:
     async with several(2) as (a, b):
         release, running, most = trio.Event(), 0, 0
 
@@ -90,11 +91,22 @@ async def test_at_most_eight_of_a_peers_requests_run_at_once() -> None:
             async with trio.open_nursery() as nursery:
                 for i in range(40):
                     nursery.start_soon(link.exchange, b"%d" % i)
-                await until(lambda: running == 8)
+                await until(lambda: running == 2)
                 # Their answers come through while ours wait for the peer.
                 assert await b.handler.open_links()[0].exchange(b"back") == b"echo:back"
                 release.set()
-        assert most == 8
+        assert most == 2
+
+
+@pytest.mark.slow
+async def test_a_frame_that_trickles_ends_the_link() -> None:
+    quick = dataclasses.replace(FAST, admission_s=10.0, frame_first_s=0.5)
+    async with hardened(tuning=quick) as victim, plain(gossip=False) as slow:
+        await slow.connect(victim)
+        stream = await slow.host.new_stream(victim.id, [SYNC_PROTOCOL])
+        await stream.write(encode_frame(FrameKind.REQUEST, 1, bytes(1000))[:-1])
+        await until(lambda: victim.counters["link_slow"] == 1)
+        assert victim.handler.requests == []
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ def test_no_acknowledged_write_is_lost_in_twenty_kills(tmp_path: Path) -> None:
         with writing(node, journal, f"kill{kill}", writers=WRITERS) as writers:
             wait_for("enough writes", lambda: len(journal) >= goal, within_s=20, step_s=0.002)  # noqa: B023
             node.kill()
-        assert [writer.error.code for writer in writers if writer.error] == ["unreachable"] * WRITERS
+        # One that was told to stop before it wrote again has seen nothing of the kill.
+        assert {writer.error.code for writer in writers if writer.error} == {"unreachable"}
         # A copy, so that the node itself has to cope with what the kill left.
         copied = tmp_path / f"after{kill}"
         shutil.copytree(node.data_dir, copied)

@@ -1,0 +1,72 @@
+"""Turns of peers at the engine: one after the other, a bounded line, and a rest while others are there."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import trio
+import trio.testing
+
+from lattice.core.errors import LatticeError
+from lattice.core.limits import TURNS_WAITING_MAX
+from lattice.node.turns import REST_S_MAX, REST_SHARE, Turns
+
+
+async def pages(turns: Turns, peer: bytes, count: int, took_s: float) -> list[float]:
+    """When each page of a peer that brings one after the other began."""
+    began = []
+    for _ in range(count):
+        turns.note(peer)
+        async with turns.take(peer):
+            began.append(trio.current_time())
+            await trio.sleep(took_s)
+    return began
+
+
+@pytest.mark.parametrize(("took_s", "rest_s"), [(0.1, 0.1 * REST_SHARE), (2.0, REST_S_MAX)])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_peer_rests_between_its_pages_unless_it_is_alone(
+    alone: bool, took_s: float, rest_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+
+        async def somebody_else() -> None:
+            while True:
+                turns.note(b"")
+                await trio.sleep(0.5)
+
+        if not alone:
+            nursery.start_soon(somebody_else)
+        began = await pages(turns, b"a", 4, took_s)
+        nursery.cancel_scope.cancel()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert gaps == pytest.approx([took_s + (0 if alone else rest_s)] * 3)
+
+
+async def test_a_line_is_bounded_and_of_one_peer(autojump_clock: trio.testing.MockClock) -> None:
+    turns = Turns()
+    inside: list[bytes] = []
+
+    async def bring(peer: bytes) -> None:
+        async with turns.take(peer):
+            assert peer not in inside, "one after the other"
+            inside.append(peer)
+            await trio.sleep(1)
+            inside.remove(peer)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(TURNS_WAITING_MAX + 1):
+            nursery.start_soon(bring, b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert turns.is_full(b"a")
+        with pytest.raises(LatticeError, match="one after the other") as caught:
+            await bring(b"a")
+        assert caught.value.code == "too_many"
+        nursery.start_soon(bring, b"b")
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(inside) == [b"a", b"b"], "the other does not wait for it"
+    await trio.sleep(REST_S_MAX)
+    await bring(b"c")
+    assert len(turns) == 1, "who has nothing in line and has rested is forgotten"
