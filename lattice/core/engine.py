@@ -420,10 +420,12 @@ class Engine:
     def _take(self, peer: bytes, lung: str, message: Entries, proofs: Sequence[Proof]) -> Accepted:
         self._seal_own()  # our own branch must be able to prove itself
         result = self._logs.accept(message, Origin(peer, lung, self._now_ms), proofs)
-        for cut in result.cuts:
-            self._take_out(cut)
+        # What came goes in before anything is taken out: a version among it that only the entries to go
+        # had named is live again by their going, and must not be put in a second time after that.
         for entry, row in zip(result.entries, result.rows, strict=True):
             self._apply(entry, row)
+        for cut in result.cuts:
+            self._take_out(cut)
         self._note(result, peer)
         wasted = result.wasted_bytes(message)
         if wasted:

@@ -29,7 +29,7 @@ from lattice.core.forks import (
 )
 from lattice.core.limits import FROZEN_NEVER
 from lattice.core.messages import Entries, Proof
-from lattice.core.rows import LogHead, LogKey
+from lattice.core.rows import KeyState, LogHead, LogKey
 from tests.core.core_kit import (
     NETWORK,
     Author,
@@ -384,6 +384,27 @@ def test_a_cut_is_the_exact_inverse(history: tuple[list[tuple[int, list[Any]]], 
     assert _content(cut) == _content(kept)
     assert cut.engine.roots.state_root == kept.engine.roots.state_root
     assert cut.engine.heads[authors[0].log()].frozen == first != FROZEN_NEVER
+
+
+def test_what_comes_with_the_evidence_and_was_named_by_what_goes_is_live_once() -> None:
+    """One message brings a version and the evidence against the log whose entry had named it in advance."""
+    forker, other = Author(1), Author(2)
+    named = other.write(put(b"k"))
+    ended = forker.write(delete(b"k", over=[Version(named.id, 0)]))
+    rival = Author(1).write(put(b"b"))
+    node, plain = Replica(1), Replica(2)
+    node.take(page([ended], [forker.seal(ended)]))
+    outputs = node.take(page([named, rival], [other.seal(named), forker.seal(rival)]))
+    assert only(outputs, Frozen).fork.removed == 1
+    plain.take(page([named], [other.seal(named)]))
+    assert [live.version for live in (node.store.key_state(b"k") or KeyState(b"")).live] == [
+        Version(named.id, 0)
+    ]
+    assert node.engine.roots.state_root == plain.engine.roots.state_root
+    after = other.write(put(b"k", b"2"))
+    for replica in (node, plain):
+        replica.take(page([after], [other.seal(after)]))
+    assert _content(node) == _content(plain)
 
 
 def test_headers_alone_can_be_compared() -> None:

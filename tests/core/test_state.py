@@ -1,17 +1,14 @@
-"""The state: a pure function of the set of entries, the same bytes whatever the order of arrival."""
+"""The state, one rule at a time: versions, names, counters, leaves. Its laws stand in test_state_laws."""
 
 from __future__ import annotations
 
 import random
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lattice.core.entry import Entry, Novelty, OpKind, Version, encode_op, make_seal, parse_entry
 from lattice.core.merkle import MerkleMap
@@ -19,7 +16,6 @@ from lattice.core.messages import Entries
 from lattice.core.rows import Batch, KeyState, LiveVersion, LogKey
 from lattice.core.state import META_NOVELTIES, State, leaf_of, names_for, unpack_novelties, winner_first
 from lattice.storage.memory import MemoryStore
-from lattice.testing.reference import compute_log_root, compute_state, compute_state_root, read_ledger
 from tests.core.core_kit import NETWORK, Author, Replica, add, delete, page, put, vectors
 
 CASES = vectors("state")
@@ -92,122 +88,6 @@ def test_a_write_names_the_smallest_256() -> None:
     )
     assert names_for(KeyState(b"k", live)) == tuple(held.version for held in live[:256])
     assert names_for(None) == ()
-
-
-# The laws. Logs are drawn with every kind of op and name, then delivered in every kind of order.
-
-KEYS = (b"a", b"b", "ü".encode())
-
-
-@dataclass(frozen=True)
-class World:
-    """Logs of a few authors, with the authors that seal them."""
-
-    logs: tuple[tuple[Author, tuple[Entry, ...]], ...]
-
-
-def draw_op(chance: random.Random, index: int, known: Sequence[Version]) -> bytes:
-    key = chance.choice(KEYS)
-    over = chance.sample(known, min(len(known), chance.choice([0, 0, 1, 2])))
-    own = [chance.randrange(index + 1) for _ in range(chance.choice([0, 0, 0, 1]))] if index else []
-    match chance.choice(["put", "put", "put", "delete", "add", "unknown", "broken"]):
-        case "put":
-            return put(key, b"%d" % chance.randrange(100), over=over, own=own)
-        case "delete":
-            return delete(key, over=over, own=own)
-        case "add":
-            return add(key, chance.choice([1, -1, 0, 2**53 - 1, -5]))
-        case "unknown":
-            return b"\x2a" + put(key, over=over)[1:]
-        case _:
-            return chance.choice([b"", b"\1", put(b"\xff"), encode_op(OpKind.DELETE, key, value=b"x")])
-
-
-def draw_world(chance: random.Random) -> World:
-    authors = [Author(number) for number in range(chance.randint(1, 3))]
-    plans = [(author, epoch) for author in authors for epoch in range(chance.randint(1, 2))]
-    logs: dict[tuple[int, int], list[Entry]] = {}
-    known: list[Version] = [Version(bytes(32), 0)]
-    for _ in range(chance.randint(1, 14)):
-        author, epoch = chance.choice(plans)
-        ops = [draw_op(chance, index, known) for index in range(chance.randint(1, 5))]
-        entry = author.write(*ops, epoch=epoch, clock=chance.randrange(5))
-        logs.setdefault((authors.index(author), epoch), []).append(entry)
-        known += [Version(entry.id, index) for index in range(len(ops))]
-    return World(tuple((authors[number], tuple(log)) for (number, _), log in sorted(logs.items())))
-
-
-def deliveries(world: World, chance: random.Random) -> list[Entries]:
-    """Every log in chunks that each end at a seal; the logs interleaved, chunks sometimes twice,
-    too early, or several logs in one message."""
-    queues = []
-    for author, log in world.logs:
-        inner = chance.sample(range(1, len(log)), chance.randint(0, len(log) - 1))
-        cuts = [*sorted(inner), len(log)]
-        chunks, first = [], 0
-        for cut in cuts:
-            chunks.append(page(log[first:cut], [author.seal(log[cut - 1])]))
-            first = cut
-        queues.append(chunks)
-    out: list[Entries] = []
-    while any(queues):
-        queue = chance.choice([queue for queue in queues if queue])
-        if chance.random() < 0.2:
-            out.append(chance.choice(queue))  # ahead of its turn, or simply twice
-        message = queue.pop(0)
-        if out and chance.random() < 0.2:
-            last = out.pop()
-            message = Entries(last.frames + message.frames, last.seals + message.seals)
-        out.append(message)
-    return out
-
-
-def deliver(world: World, chance: random.Random) -> Replica:
-    replica = Replica(50)
-    for message in deliveries(world, chance):
-        if chance.random() < 0.3:
-            replica = replica.restarted()
-        replica.take(message)
-    return replica
-
-
-@pytest.mark.slow
-@settings(max_examples=120, deadline=None)
-@given(st.randoms(use_true_random=False))
-def test_any_order_of_arrival_gives_the_same_bytes(chance: random.Random) -> None:
-    world = draw_world(chance)
-    one, two = deliver(world, chance), deliver(world, chance)
-    total = sum(len(log) for _, log in world.logs)
-    assert one.store.entry_count() == two.store.entry_count() == total
-    assert one.engine.roots == two.engine.roots
-    for key in KEYS:
-        assert one.store.key_state(key) == two.store.key_state(key)
-    assert one.store.buckets() == two.store.buckets()
-
-    ledger = read_ledger(one.store)
-    content = compute_state(NETWORK, ledger)
-    assert one.engine.roots.state_root == compute_state_root(content)
-    assert one.engine.roots.log_root == compute_log_root(ledger.heads.items())
-    for key in KEYS:
-        state = one.store.key_state(key)
-        live = {(held.id, held.op_index) for held in state.live} if state is not None else set()
-        assert live == (set(content[key].live) if key in content else set())
-        assert len({(held.author, held.epoch) for held in state.live} if state else ()) == len(live)
-
-
-@pytest.mark.slow
-@settings(max_examples=60, deadline=None)
-@given(st.randoms(use_true_random=False))
-def test_every_prefix_of_a_delivery_is_the_state_of_its_set(chance: random.Random) -> None:
-    """The state is kept up to date op by op and must equal the one computed from nothing each time."""
-    world = draw_world(chance)
-    replica = Replica(50)
-    for message in deliveries(world, chance):
-        replica.take(message)
-        state = compute_state(NETWORK, read_ledger(replica.store))
-        assert replica.engine.roots.state_root == compute_state_root(state)
-        again = Replica(50, replica.store)
-        assert again.engine.roots == replica.engine.roots
 
 
 # One rule at a time.

@@ -144,6 +144,18 @@ MUTANTS = (
         "        for version in ():\n",
     ),
     Mutant(
+        "what came with the evidence goes in before anything is taken out",
+        "core/engine.py",
+        "        for entry, row in zip(result.entries, result.rows, strict=True):\n"
+        "            self._apply(entry, row)\n"
+        "        for cut in result.cuts:\n"
+        "            self._take_out(cut)\n",
+        "        for cut in result.cuts:\n"
+        "            self._take_out(cut)\n"
+        "        for entry, row in zip(result.entries, result.rows, strict=True):\n"
+        "            self._apply(entry, row)\n",
+    ),
+    Mutant(
         "the additions go too",
         "core/state.py",
         "before.adds - count, before.total - total",
