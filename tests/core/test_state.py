@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lattice.core.entry import Entry, Novelty, OpKind, Version, encode_op, make_seal, parse_entry
+from lattice.core.entry import Entry, Novelty, OpKind, Version, make_seal, parse_entry
 from lattice.core.merkle import MerkleMap
 from lattice.core.messages import Entries
 from lattice.core.rows import Batch, KeyState, LiveVersion, LogKey

@@ -213,8 +213,8 @@ def message_of(stretches: Iterable[Stretch]) -> Entries:
 
 
 def rows_of(replica: Replica) -> dict[str, Any]:
-    """All that the entries of a node made of its store. A key that holds nothing leaves a bare row, which is
-    no part of the state; who brought an entry, and which seals are kept besides the necessary, is none either."""
+    """All that the entries of a node made of its store. No part of the state: the bare row that a key which
+    holds nothing leaves, who brought an entry, and seals that are kept besides the necessary ones."""
     store = replica.store
     states = {key: store.key_state(key) for key in KEYS}
     logs = store.log_heads()
