@@ -86,6 +86,7 @@ class AntiEntropy:
         self.heartbeat: Heartbeat
         # False while the disk reserve is touched: rounds then give, and take nothing.
         self.takes_entries: Callable[[], bool] = lambda: True
+        self.failed: Callable[[str, Lung, str], None] = lambda *given: None
         self.sift: Callable[[str, Lung, tuple[Message, ...]], tuple[Message, ...]] = lambda *given: given[2]
         self.counters: dict[str, int] = {}
 
@@ -276,6 +277,7 @@ class AntiEntropy:
             return None, result
         except RoundFailed as error:
             peer.url_failed()
+            self.failed(key, "http", error.reason)
             self._count(f"polls_failed_{error.reason}")
             return error.reason, None
 
@@ -326,6 +328,7 @@ class AntiEntropy:
                 error = None
             except RoundFailed as failed:
                 error = failed.reason
+                self.failed(key, "http", error)
                 self._count(f"probes_failed_{error}")
         self.heartbeat.feed(ProbeEnded(key, "http", trio.current_time(), error is None, error))
 

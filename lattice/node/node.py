@@ -204,6 +204,7 @@ class Node:
         self._anti_entropy.takes_entries = lambda: self._low_disk is None
         self._restraint = Restraint(ports.log, self._count, self._expel)
         self._anti_entropy.sift = self._restraint.sifted
+        self._anti_entropy.failed = self._restraint.failed
         self._links: Links | None = None
         if p2p is not None:
             self._links = Links(

@@ -13,9 +13,10 @@ from hashlib import sha256
 import pytest
 
 from lattice.client import calls
+from lattice.core.budget import NEVER_COMPLETE
 from lattice.core.codec import Writer
 from lattice.core.envelope import NONCE_BYTES, Kind, Opened
-from lattice.core.limits import MESSAGES_MAX, WANT_RANGES_MAX
+from lattice.core.limits import MESSAGES_MAX, REFUSAL_BYTES_MIN, WANT_RANGES_MAX
 from lattice.core.messages import (
     RULES_VERSION,
     Addresses,
@@ -219,6 +220,8 @@ def test_answers_that_are_none_to_the_request_are_refused_and_counted(made: Scen
             number = sum(counter == row[3] for row in listed.values())
             assert rise.of("lattice_messages_total", counter) >= number, counter
         assert rise.of("lattice_polls_failed_total", "challenge_loop") >= 1
+        charged = sum(word in NEVER_COMPLETE for _, _, word, _ in listed.values()) * REFUSAL_BYTES_MIN
+        assert rise.of("lattice_charged_bytes_total", "http") >= charged > 0
         made.control()
         forget(made.victim, list(liars.values()))
 
