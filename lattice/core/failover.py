@@ -428,7 +428,7 @@ class Monitor:
             self._voice.emit(PollDue(peer))
         if self._rounds_run:
             for record in self._records.values():
-                if record.direct and record.streak_e is not None and now >= record.round_due_at:
+                if record.direct and record.streak_e is not None and record.round_due(now):
                     padded = now >= record.padded_due_at
                     record.plan_rounds(now, self._config, padded=padded)
                     self._voice.emit(RoundDue(record.peer, padded))

@@ -311,9 +311,14 @@ class PeerRecord:
             self.padded_e = t_e
             self.padded_due_at = put_off(self.padded_due_at, event.t, config.padded_interval_s)
 
+    def round_due(self, now: float) -> bool:
+        """Rounds that differing heads open put off the plain one for as long as somebody writes; the padded
+        one comes all the same, or nobody would return to P2P beside a steady writer."""
+        return now >= self.round_due_at or now >= self.padded_due_at
+
     def plan_rounds(self, now: float, config: MonitorConfig, *, padded: bool) -> None:
         """A round is opened at `now`: when are the next ones?"""
-        self.round_due_at = next_due(self.round_due_at, now, config.round_interval_s)
+        self.round_due_at = next_due(min(self.round_due_at, now), now, config.round_interval_s)
         if padded:
             self.padded_due_at = next_due(self.padded_due_at, now, config.padded_interval_s)
 

@@ -1115,6 +1115,36 @@ def test_a_round_of_the_other_side_puts_ours_off() -> None:
     assert rounds(bench.tick(19.0)) == [("B", False)]
 
 
+def test_rounds_that_a_writer_causes_do_not_put_off_the_padded_one() -> None:
+    bench = Bench("B")
+    seen = []
+    for t in range(91):
+        if t % 5 == 0:
+            bench.beat(float(t))
+            bench.round(t + 0.1)  # heads differ at every beat
+        for peer, padded in rounds(bench.tick(t + 0.5)):
+            seen.append((t, padded))
+            bench.round(t + 0.6, peer, padded=padded)
+    assert seen == [(0, True), (30, True), (60, True), (90, True)]
+
+
+def test_a_peer_returns_beside_a_steady_writer() -> None:
+    bench = Bench("B")
+    bench.run(0.0, 10.0, "B")
+    for t in range(11, 75):
+        bench.tick(float(t))
+    assert bench.mode() == "HTTP"
+    for t in range(100, 130):
+        if t % 5 == 0:
+            bench.beat(float(t))
+            bench.round(t + 0.1)
+        for peer, padded in rounds(bench.tick(t + 0.5)):
+            bench.round(t + 0.6, peer, padded=padded)
+        if bench.mode() == "P2P":
+            break
+    assert 115 <= t <= 117
+
+
 def test_without_beats_no_round_is_opened() -> None:
     bench = Bench("B")
     bench.beat(0.0)
