@@ -346,6 +346,63 @@ def bad_signatures() -> Iterator[Vector]:
     yield case("key not on the curve", off.to_bytes(32, "little"), r, False, False)
 
 
+def fork_proofs() -> Iterator[Vector]:
+    """Payloads of fork proofs with what they prove, and such that prove nothing though signatures hold."""
+
+    def chain(count: int, prev: Entry | None = None, *, clock: int = 0, by: NodeKey = ALICE) -> list[Entry]:
+        made: list[Entry] = []
+        for _ in range(count):
+            seq = prev.header.seq + 1 if prev else 0
+            prev = make_entry(
+                NETWORK,
+                author=by.public_key,
+                epoch=77,
+                seq=seq,
+                prev=prev.id if prev else bytes(32),
+                clock=clock << 16,
+                ops=[encode_op(OpKind.PUT, b"k", value=b"%d" % seq)],
+            )
+            made.append(prev)
+        return made
+
+    def path(links: list[Entry], *, seal: bytes | None = None, by: NodeKey = ALICE) -> bytes:
+        top = links[-1]
+        seal = seal or make_seal(by, NETWORK, top.header, top.id).pack()
+        return len(links).to_bytes(4, "big") + b"".join(link.header_bytes for link in links) + seal
+
+    def case(name: str, payload: bytes, first: Entry | None = None) -> Vector:
+        proven = {"seq": first.header.seq, "continues": first.header.prev.hex()} if first else {}
+        return {"name": name, "network_id": NETWORK.hex(), "valid": first is not None, **proven,
+                "payload": payload.hex()}  # fmt: skip
+
+    stem = chain(66)
+    other = chain(3, stem[1], clock=1)
+    at_two = path(stem[2:4])
+    yield case("two entries at one seq", at_two + path(other), stem[2])
+    yield case("one header each", path(stem[2:3]) + path(other[:1]), stem[2])
+    root = chain(2, clock=1)
+    yield case("from the first entry on", path(stem[:1]) + path(root), stem[0])
+    yield case("another prev above", at_two + path(other[1:]), stem[2])
+    across = chain(2, stem[63], clock=1)
+    yield case("above an entry that must be sealed", path(stem[64:]) + path(across), stem[64])
+    yield case("the longest path", path(stem[:64]) + path(root[:1]), stem[0])
+    yield case("the other way round, with another prev above", path(other[1:]) + at_two)
+    yield case("the same branch twice", at_two + path(stem[2:5]))
+    yield case("paths that begin below the fork", path(stem[1:4]) + path([stem[1], *other]))
+    yield case("two logs", at_two + path(chain(3, clock=1, by=BOB)[2:], by=BOB))
+    yield case("a seal of somebody else", at_two + path(other, by=BOB))
+    seal = make_seal(ALICE, NETWORK, other[2].header, other[2].id).pack()
+    yield case("a signature that does not hold", at_two + path(other, seal=seal[:-1] + bytes([seal[-1] ^ 1])))
+    below = make_seal(ALICE, NETWORK, other[1].header, other[1].id).pack()
+    yield case("a seal below the last header", at_two + path(other, seal=below))
+    yield case("headers that do not follow each other", at_two + path([other[0], other[2]]))
+    yield case("across an entry that must be sealed", path(stem[63:]) + path(chain(1, stem[62], clock=1)))
+    yield case("a path without headers", at_two + bytes(4) + seal)
+    yield case("more than 64 headers", path(stem[:65]) + path(root[:1]))
+    yield case("one path", at_two)
+    yield case("a byte too many", at_two + path(other) + b"\0")
+
+
 FILES: Final[dict[str, Callable[[], Iterator[Vector]]]] = {
     "op": ops,
     "entry": entries,
@@ -355,6 +412,7 @@ FILES: Final[dict[str, Callable[[], Iterator[Vector]]]] = {
     "envelope": envelopes,
     "network": networks,
     "bad_signatures": bad_signatures,
+    "fork_proofs": fork_proofs,
 }
 
 

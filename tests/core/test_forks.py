@@ -42,6 +42,7 @@ from tests.core.core_kit import (
     page,
     put,
     sync,
+    vectors,
 )
 
 NOTHING = Entries((), ())
@@ -405,6 +406,20 @@ def test_what_comes_with_the_evidence_and_was_named_by_what_goes_is_live_once() 
     for replica in (node, plain):
         replica.take(page([after], [other.seal(after)]))
     assert _content(node) == _content(plain)
+
+
+@pytest.mark.parametrize("case", vectors("fork_proofs"), ids=lambda case: case["name"])
+def test_vectors(case: dict[str, Any]) -> None:
+    network, payload = bytes.fromhex(case["network_id"]), bytes.fromhex(case["payload"])
+    try:
+        proof = unpack_fork_proof(network, payload)
+    except MalformedError:
+        assert not case["valid"]
+        return
+    assert proof_verifies(network, proof) == case["valid"]
+    if case["valid"]:
+        assert (proof.seq, proof.continues.hex()) == (case["seq"], case["continues"])
+        assert pack_fork_proof(proof) == payload
 
 
 def test_headers_alone_can_be_compared() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
+from tests.independent.forks import read_fork_proof
 from tests.independent.ledger import author_digest, heads_root, leaf, map_root
 from tests.independent.peer import Peer, Refused
 from tests.independent.wire_format import (
@@ -165,3 +166,15 @@ def test_state(case: dict[str, Any]) -> None:
         leaves[raw(key["key"])] = leaf(raw(key["key"]), live, key["adds"], int(key["total"]))
         assert leaves[raw(key["key"])] == raw(key["leaf"])
     assert map_root(leaves) == raw(case["state_root"])
+
+
+@pytest.mark.parametrize("case", cases("fork_proofs"))
+def test_fork_proof(case: dict[str, Any]) -> None:
+    network, payload = raw(case["network_id"]), raw(case["payload"])
+    if not case["valid"]:
+        with pytest.raises(Malformed):
+            read_fork_proof(network, payload)
+        return
+    proof = read_fork_proof(network, payload)
+    assert (proof.fork, proof.continues) == (case["seq"], raw(case["continues"]))
+    assert proof.encode() == payload

@@ -276,7 +276,7 @@ class Bystander(threading.Thread):
         self.join()
         assert self.errors == []
         assert len(self.waits_s) >= 3
-        assert max(self.waits_s) < 5, self.waits_s
+        assert max(self.waits_s) < 10, self.waits_s
 
     def run(self) -> None:
         transport = httpx.HTTPTransport(local_address=HONEST)

@@ -294,7 +294,7 @@ def tcp_port(node: Node | Plain) -> int:
     return int(node.info.addrs[0].value_for_protocol("tcp"))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for something that another task brings about; fails the test when it does not come."""
     with trio.fail_after(seconds):
         while not condition():

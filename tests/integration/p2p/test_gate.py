@@ -73,7 +73,7 @@ async def test_an_outsider_gets_no_byte_and_is_disconnected() -> None:
             for stream in streams:
                 nursery.start_soon(read, stream)
             await until(lambda: node.life.roster.presence(outsider.id) is None)
-        assert 0.9 < trio.current_time() - began < 3.0  # the tests' admission_s is 1
+        assert 0.9 < trio.current_time() - began < 8.0  # the tests' admission_s is 1
         assert got == [b"", b"", b""]
         assert opened == []
         assert node.counters["gate_expired"] == 1
@@ -99,7 +99,7 @@ async def test_ping_is_answered_before_admission() -> None:
         await outsider.connect(node)
         stream = await outsider.host.new_stream(node.id, [PING])
         await stream.write(b"p" * 32)
-        with trio.fail_after(1):
+        with trio.fail_after(5):
             assert await stream.read(32) == b"p" * 32
 
 
@@ -174,4 +174,4 @@ async def test_expelled_peers_are_disconnected_and_forgotten() -> None:
         assert not a.life.host.gate.admitted(b.id)
         await until(lambda: a.life.roster.presence(b.id) is None)
         await until(lambda: b.life.roster.presence(a.id) is None)
-        assert PRESENCE not in a.life.host.pubsub.peer_topics
+        await until(lambda: PRESENCE not in a.life.host.pubsub.peer_topics)

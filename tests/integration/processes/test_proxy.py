@@ -193,7 +193,7 @@ def test_nodes_behind_tls_and_a_path_prefix_replicate(tmp_path: Path, one_port: 
             assert urls
             assert urls <= {proxy.url(other) for other in nodes if other is not node}
         journal.put(nodes[2], "one more", 1)
-        wait_equal(nodes, within_s=3)
+        wait_equal(nodes, within_s=8)
         # nodeA is polled by both, and polls them: all of it goes through the proxy and its prefixes. What
         # waits for news is written down when it ends.
         asked = {f"POST /{name}/api/lattice/sync/messages" for name in NAMES}

@@ -76,16 +76,16 @@ def test_a_storm_of_switches_does_no_harm(tmp_path: Path) -> None:
                 switches += 1
         assert [writer.error for writer in writers] == [None]
         assert switches == STORM_S * A_SECOND
-        assert time.monotonic() - began < STORM_S + 1
+        assert time.monotonic() - began < STORM_S + 5
         assert one.send(calls.health()).status == "healthy"
-        wait_equal(nodes, within_s=5)
+        wait_equal(nodes, within_s=20)
         # Every further poll loop would push each write again; the order of every 10 s may add one, and
         # the other node may have fetched a write over P2P before it was pushed.
         assert 1 <= http_rounds_for_writes(one, two, journal) <= WRITES + 1
         one.send(calls.switch("auto"))
         wait_for("P2P", lambda: shown(one) == ("auto", "P2P"), within_s=WITHIN_S)
         journal.put(one, "afterwards", 1)
-        wait_equal(nodes, within_s=5)
+        wait_equal(nodes, within_s=20)
         for node in nodes:
             assert node.send(calls.readiness()).ready
             assert node.status().alarms == []
