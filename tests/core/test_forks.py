@@ -185,6 +185,17 @@ def test_whoever_knows_only_the_proof_asks_for_the_prefix() -> None:
     assert two.engine.heads[author.log()] == LogHead(5, entries[5].id, 6)
 
 
+def test_what_comes_is_compared_with_the_proof_so_far() -> None:
+    """All that is held of the log is a proof of a fork high up, between two branches that both part lower."""
+    author, node = Author(), Replica(1)
+    entries, branch = branched(author, 10, 2, more=6)
+    twig = [*branch[:6], author.write(put(b"twig"), after=branch[5])]
+    node.take(NOTHING, proofs=[Proof(FORK_PROOF, fork_proof(author, branch, twig, 6))])
+    assert node.engine.heads[author.log()].frozen == 6
+    node.take(page(entries[:6], [author.seal(entries[5])]))
+    assert node.engine.heads[author.log()] == LogHead(4, entries[4].id, 5)
+
+
 def test_the_lowest_difference_is_found_by_halving() -> None:
     """A thousand entries of two branches that part low: a few stretches of headers, no entries."""
     author, one, two = Author(), Replica(1), Replica(2)
