@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 
 from lattice.testing import (
     P2P_KINDS,
+    Climate,
+    Host,
     LargeDropped,
     World,
     play,
@@ -74,6 +78,37 @@ def test_a_silent_block_at_one_node() -> None:
         assert truthful(world)
 
     play(scenario)
+
+
+def test_a_steady_writer_keeps_nobody_from_returning() -> None:
+    """Every beat finds other heads, so that plain rounds never fall due: the padded one comes all the same."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2)
+        await world.start(n1, n2)
+        await settled(world, [n1, n2])
+
+        async def write(host: Host) -> None:
+            for number in itertools.count():
+                await put(host, f"{host.name}/{number}")
+                await trio.sleep(0.03)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, n1)
+            nursery.start_soon(write, n2)
+            for streak_s in (15, 30):
+                rules = cut(world, [n1], [n2], P2P_KINDS)
+                await world.wait_until(lambda: mode(n1) == HTTP == mode(n2), 75, "HTTP")
+                world.weather.remove(rules)
+                back_s = await world.wait_until(
+                    lambda: mode(n1) == P2P == mode(n2), streak_s + 20, "P2P beside the writers"
+                )
+                assert back_s >= streak_s
+            nursery.cancel_scope.cancel()
+        await world.wait_converged(2)
+        assert truthful(world)
+
+    play(scenario, climate=Climate(delay_s=0.04))
 
 
 def test_two_islands_stay_one_ledger() -> None:
