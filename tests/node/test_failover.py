@@ -81,7 +81,7 @@ def test_a_silent_block_at_one_node() -> None:
 
 
 def test_a_steady_writer_keeps_nobody_from_returning() -> None:
-    """Every beat finds other heads, so that plain rounds never fall due: the padded one comes all the same."""
+    """Every beat finds other heads, so that no plain round falls due: the padded one comes all the same."""
 
     async def scenario(world: World) -> None:
         n1, n2 = world.add_hosts(2)
