@@ -35,6 +35,10 @@ _PUSH_GAP_S: Final = 0.15
 _BAD_ROUND_GAP_S: Final = 1.0
 _IDLE_ROUNDS_MAX: Final = 3
 _HELLO_TIMEOUT_S: Final = 8.0
+# Nodes that start together come up one after the other: who finds nobody listening in his first seconds
+# asks again soon, and not a whole poll interval later.
+_STARTING_S: Final = 8.0
+_STARTING_GAP_S: Final = 0.5
 
 
 class RoundFailed(Exception):
@@ -83,6 +87,7 @@ class AntiEntropy:
         self._answered = answered
         self._ended = ended
         self._sessions: dict[str, _Session] = {}
+        self._started_at: float | None = None  # when the first poll was ordered
         self.heartbeat: Heartbeat
         # False while the disk reserve is touched: rounds then give, and take nothing.
         self.takes_entries: Callable[[], bool] = lambda: True
@@ -186,6 +191,8 @@ class AntiEntropy:
 
     def poll(self, key: str, nursery: trio.Nursery) -> None:
         """The monitor's order to poll this peer now: starts its session, or makes it run a round."""
+        if self._started_at is None:
+            self._started_at = trio.current_time()
         session = self._sessions.get(key)
         if session is None:
             session = _Session(0.0, trio.CancelScope())
@@ -213,6 +220,9 @@ class AntiEntropy:
                     session.wake = trio.Event()
                     began = trio.current_time()
                     error, result = await self._poll_once(key, session, parked=not (due or first))
+                    while error == "refused" and self._is_starting():
+                        await trio.sleep(_STARTING_GAP_S)
+                        error, result = await self._poll_once(key, session, parked=False)
                     key = self._renamed(key, session)
                     first = False
                     good, fruitless = (
@@ -228,6 +238,9 @@ class AntiEntropy:
         finally:
             if self._sessions.get(key) is session:
                 del self._sessions[key]
+
+    def _is_starting(self) -> bool:
+        return self._started_at is not None and trio.current_time() < self._started_at + _STARTING_S
 
     @staticmethod
     def _gap_s(session: _Session, result: RoundResult | None, took_s: float) -> float:

@@ -26,6 +26,21 @@ def test_http_alone_replicates_from_the_first_second() -> None:
     play(scenario)
 
 
+def test_a_node_that_starts_before_its_only_neighbour_waits_no_whole_interval() -> None:
+    """The neighbour knows nobody, so all depends on the first one asking again."""
+
+    async def scenario(world: World) -> None:
+        early, late = world.add_hosts(2, p2p=False, acquainted=False)
+        early.knows_urls, early.announces = [late.url], False
+        await world.start(early)
+        await trio.sleep(3)
+        await world.start(late)
+        await put(late, "first")
+        assert await until_known(world, early, "first", 2) <= 2
+
+    play(scenario)
+
+
 def test_a_copied_directory_is_noticed_over_http_alone() -> None:
     """No beats, no streams, and nobody whom one could call: requests show the two boots, and answers
     tell them."""

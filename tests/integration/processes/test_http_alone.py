@@ -15,7 +15,7 @@ from .process_kit import HTTP_ONLY, Journal, history_faults, missing, values_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-FROM_START_S = 5.0
+FROM_START_S = 8.0  # less than a poll interval: a node that nobody answered at first asks again soon
 FROM_WRITE_S = 2.0
 
 
