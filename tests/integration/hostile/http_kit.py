@@ -35,7 +35,14 @@ from lattice.core.messages import (
 )
 from lattice.core.ticket import decode_ticket, network_id_of
 from lattice.testing.cluster import LocalNode, make_nodes, running, wait_for
-from tests.integration.processes.process_kit import HTTP_ONLY, Journal, history_faults, missing, values_of
+from tests.integration.processes.process_kit import (
+    HTTP_ONLY,
+    Journal,
+    history_faults,
+    missing,
+    values_of,
+    wait_equal,
+)
 
 SYNC_PATH = "/api/lattice/sync/messages"
 OCTETS = b"Content-Type: application/octet-stream\r\n"
@@ -409,6 +416,8 @@ def scene(directory: Path, environ: dict[str, str] | None = None) -> Iterator[Sc
         yield made
         made.control()
         made.check_bounds()
+        # Sound entries of a member reached one node alone, and travel on by rounds.
+        wait_equal(nodes, within_s=30)
         for node in nodes:
             assert not missing(made.journal, values_of(node))
             assert "defect" not in node.log_text()
