@@ -8,7 +8,10 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -175,6 +178,25 @@ def test_locks_carry_hashes_and_no_address() -> None:
         )
         assert "://" not in text, name
         assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host", text), name
+
+
+def test_what_the_code_imports_is_what_the_project_asks_for() -> None:
+    """A package that comes along only because another needs it goes when the other changes its mind."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {re.split(r"[<>=]", each)[0] for each in project["dependencies"]}
+    imported = {
+        name.partition(".")[0] for _, tree in modules() for node in ast.walk(tree) for name in _imported(node)
+    } - {*sys.stdlib_module_names, "lattice"}
+    owners = packages_distributions()
+    used = {name: {owner.lower().replace("_", "-") for owner in owners[name]} for name in imported}
+    assert "httpx" in used
+    assert not {name: found for name, found in used.items() if not found & asked}
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [] if node.level else [node.module or ""]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
 def _names(node: ast.ImportFrom) -> set[str]:
