@@ -27,7 +27,7 @@ from .refusals import CONNECTIONS, CONNECTIONS_OF_ADDRESS, Refusals
 
 # Longer than a poll interval and than what our own client keeps idle connections (see http_poll).
 KEEP_ALIVE_S: Final = 30.0
-CONNECTIONS_MAX: Final = 512  # half of the file descriptors that a process commonly may have
+CONNECTIONS_MAX: Final = 384  # two listeners and all else fit in the 1,024 descriptors that are common
 CONNECTIONS_PER_ADDRESS_MAX: Final = 256  # many nodes may come from behind one address
 _BACKLOG: Final = 128
 _REQUESTS_PER_CONNECTION: Final = 2**31

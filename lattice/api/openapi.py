@@ -117,7 +117,9 @@ IF_NONE_MATCH: Final = _header(
 LAST_EVENT_ID: Final = _header(
     "Last-Event-ID", "Resume behind this event: each later one comes once, or a `lost` event says which not."
 )
-IDEMPOTENCY_KEY: Final = _header("Idempotency-Key", "A repeat within 24 h answers the first result.")
+IDEMPOTENCY_KEY: Final = _header(
+    "Idempotency-Key", "A repeat at this node within 24 h answers the first result."
+)
 ACK: Final[dict[str, Any]] = {
     "name": "ack",
     "in": "query",
