@@ -302,13 +302,16 @@ def _decode_heads(reader: Reader) -> Heads:
     number, flags = reader.u64(), HeadsFlag(reader.u8())
     roots, wait_ms = _read_roots(reader), reader.u32()
     authors = tuple((reader.take(32), reader.take(32)) for _ in range(reader.count(HEADS_AUTHORS_MAX)))
-    logs = []
+    logs: list[tuple[bytes, tuple[tuple[int, LogHead], ...]]] = []
     budget = HEADS_LOGS_MAX
     for _ in range(reader.count(HEADS_AUTHORS_MAX)):
         author = reader.take(32)
         count = reader.count(budget)
         budget -= count
         logs.append((author, tuple(unpack_log_head(reader.take(LOG_HEAD_BYTES)) for _ in range(count))))
+    if len({author for author, _ in logs}) != len(logs):
+        # Each naming is answered: an author with many logs, named 4,096 times, would be without end.
+        raise MalformedError("an author is listed twice")
     padding = len(reader.blob(PADDING_BYTES))
     return Heads(number, flags, roots, wait_ms, authors, tuple(logs), padding)
 

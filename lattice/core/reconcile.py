@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Final
 
 from .entry import parse_header
@@ -34,6 +35,8 @@ from .messages import HEADERS_ONLY, Entries, Heads, HeadsFlag, Message, Proof, R
 from .rows import LogHead, LogKey
 
 _SESSIONS_MAX: Final = 512
+_SESSIONS_PER_PEER_MAX: Final = 8  # a round a lung, for two boots, and as many that were given up
+_NAMED_MAX: Final = 8 * HEADS_LOGS_MAX  # heads named in all open rounds: some 50 MiB
 _TOLD_MAX: Final = 16_384
 # A page's smallest useful rest: below it another log is left for the next page.
 _PAGE_REST_BYTES: Final = 64 * 1024
@@ -317,6 +320,7 @@ class Reconciler:
                     session = self._session(peer, message)
                     session.targets = self._all_named(message)
                     session.searches = self._searches(session.targets)
+                    self._forget_the_largest()
                     out.append(self._name(message))
                     asked += self._lacked_by(message)
                 case Heads():
@@ -353,11 +357,24 @@ class Reconciler:
         key = (*peer, message.round)
         held = self._sessions.get(key)
         if held is None:
+            of_peer = [other for other in self._sessions if other[0] == peer[0]]
+            if len(of_peer) >= _SESSIONS_PER_PEER_MAX:
+                del self._sessions[of_peer[0]]
             held = self._sessions[key] = _Session(message.padding > 0)
             if len(self._sessions) > _SESSIONS_MAX:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(key)
         return held
+
+    def _forget_the_largest(self) -> None:
+        """Rounds that name the most go first when all together name too much: who fills the lists of
+        many rounds loses those, and no peer with an ordinary one does."""
+        sizes = {key: len(session.targets) for key, session in self._sessions.items()}
+        total = sum(sizes.values())
+        while total > _NAMED_MAX:
+            largest = max(sizes, key=sizes.__getitem__)
+            total -= sizes.pop(largest)
+            del self._sessions[largest]
 
     def _start(self, message: Heads) -> tuple[Heads, RoundServed | None]:
         ours = self._roots()
@@ -366,8 +383,19 @@ class Reconciler:
             # A padded round is good only once the opener has confirmed that our padding arrived.
             served = None if padding else RoundServed(True, False, message.roots)
             return Heads(message.round, HeadsFlag(0), ours, padding=padding), served
-        authors = tuple(self._logs.heads.digests()[:HEADS_AUTHORS_MAX])
+        authors = self._stretch(message.round)
         return Heads(message.round, HeadsFlag.AUTHORS, ours, authors=authors, padding=padding), None
+
+    def _stretch(self, number: int) -> tuple[tuple[bytes, bytes], ...]:
+        """The author digests for one message. Of more than it holds a stretch of the ring, another in
+        each round: with the lowest alone, whoever writes under thousands of keys keeps all above out.
+        It begins at a place in the list, not at a key, which could be chosen to lie behind a crowd."""
+        digests = self._logs.heads.digests()
+        if len(digests) < HEADS_AUTHORS_MAX:
+            return tuple(digests)
+        drawn = sha256(number.to_bytes(8, "big")).digest()
+        start = int.from_bytes(drawn[:8], "big") % len(digests)
+        return tuple((digests[start:] + digests[:start])[:HEADS_AUTHORS_MAX])
 
     def _name(self, message: Heads) -> Heads:
         lists = self._lists([author for author, _ in message.logs])
@@ -427,9 +455,13 @@ class Reconciler:
                 proofs.append(self._proof(key))
         return (Entries(tuple(frames), tuple(seals)) if frames else None), proofs
 
-    def _differing(self, authors: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    def _differing(self, authors: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The authors whose digests differ; a full list speaks only of the stretch that it spans."""
         theirs = dict(authors)
         ours = dict(self._logs.heads.digests())
+        if len(authors) == HEADS_AUTHORS_MAX:
+            first, last = authors[0][0], authors[-1][0]
+            ours = {author: digest for author, digest in ours.items() if _spans(first, last, author)}
         return sorted(
             author for author in theirs.keys() | ours.keys() if theirs.get(author) != ours.get(author)
         )[:HEADS_AUTHORS_MAX]
@@ -458,6 +490,13 @@ class Reconciler:
                 if held.seq < last:
                     wants.append(Want(author, epoch, held.seq + 1, last))
         return wants
+
+
+def _spans(first: bytes, last: bytes, author: bytes) -> bool:
+    """Whether the stretch of the ring from `first` to `last` holds the author."""
+    if first <= last:
+        return first <= author <= last
+    return author >= first or author <= last
 
 
 def _count(wants: Iterable[Want]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -75,7 +76,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         ROOTS,
         U32,
         tuples(st.tuples(HASHES, HASHES)),
-        tuples(LISTS),
+        st.lists(LISTS, max_size=3, unique_by=lambda listed: listed[0]).map(tuple),
         st.integers(0, 40),
     ),
     st.builds(WantEntries, tuples(RANGES)),
@@ -240,6 +241,7 @@ def test_one_budget_for_all_log_heads() -> None:
             Heads(1, HeadsFlag(0), Roots(bytes(32), bytes(32), 1, 0), padding=PADDING_BYTES),
             Heads(1, HeadsFlag(0), Roots(bytes(32), bytes(32), 1, 0), padding=PADDING_BYTES + 1),
         ),
+        (heads(1, 2), replace(heads(1), logs=heads(1).logs * 2)),
         (
             WantEntries((Want(bytes(32), 0, 5, 5),) * WANT_RANGES_MAX),
             WantEntries((Want(bytes(32), 0, 5, 5),) * (WANT_RANGES_MAX + 1)),

@@ -372,17 +372,62 @@ def test_an_author_with_too_many_logs_does_not_keep_the_others_out(first: bool) 
     }
 
 
+def finished(answering: Reconciler, peer: tuple[bytes, int]) -> bool:
+    """Whether the round 5 of this peer is still known, told by its end."""
+    _, served = answering.answer(peer, [Heads(5, HeadsFlag.FINAL | HeadsFlag.HOLDS_ALL, OTHER_ROOTS)])
+    assert served is not None
+    return served.good
+
+
 def test_boots_have_rounds_of_their_own_and_only_so_many_are_remembered() -> None:
     answering, _ = reconciler()
     start = Heads(5, HeadsFlag(0), OTHER_ROOTS)
-    for boot in range(600):
+    for boot in range(20):
         answering.answer((b"p", boot), [start])
-    assert len(answering._sessions) == 512
-    final = Heads(5, HeadsFlag.FINAL | HeadsFlag.HOLDS_ALL, OTHER_ROOTS)
-    good = [
-        served.good for boot in (599, 0) for _, served in [answering.answer((b"p", boot), [final])] if served
-    ]
-    assert good == [True, False]
+    assert [finished(answering, (b"p", boot)) for boot in (19, 12, 11, 0)] == [True, True, False, False]
+    for peer in range(600):
+        answering.answer((b"%d" % peer, 1), [start])
+    assert [finished(answering, (b"%d" % peer, 1)) for peer in (599, 88, 87, 0)] == [True, True, False, False]
+
+
+def test_who_fills_the_lists_of_many_rounds_loses_those_and_nobody_else() -> None:
+    """Held for all rounds that one key or many open, they were gigabytes."""
+    answering, _ = reconciler()
+    answering.answer((b"honest", 1), [Heads(5, HeadsFlag.LISTS, OTHER_ROOTS)])
+    head = LogHead(0, bytes(32), 0)
+    crowd = ((b"a" * 32, tuple((epoch, head) for epoch in range(HEADS_LOGS_MAX))),)
+    flood = [b"%d" % number for number in range(12)]
+    for peer in flood:
+        answering.answer((peer, 1), [Heads(5, HeadsFlag.LISTS, OTHER_ROOTS, logs=crowd)])
+    assert sum(len(session.targets) for session in answering._sessions.values()) <= 8 * HEADS_LOGS_MAX
+    assert finished(answering, (b"honest", 1))
+    assert [finished(answering, (peer, 1)) for peer in flood] == [False] * 4 + [True] * 8
+
+
+@pytest.mark.parametrize("pushes", [False, True])
+@pytest.mark.parametrize("crowd", [63, 64, 200])
+def test_authors_beyond_one_message_are_reached_in_later_rounds(
+    monkeypatch: pytest.MonkeyPatch, crowd: int, pushes: bool
+) -> None:
+    """Whoever writes under thousands of keys keeps no author out, however high its key is."""
+    monkeypatch.setattr("lattice.core.reconcile.HEADS_AUTHORS_MAX", 64)
+    authors = sorted(
+        (Author(100 + number) for number in range(crowd + 4)), key=lambda each: each.key.public_key
+    )
+    one, two = Replica(1), Replica(2)
+    for at, author in enumerate(authors):
+        entry = author.write(put(b"%d" % at))
+        fresh = page([entry], [author.seal(entry)])
+        one.take(fresh)
+        if 2 <= at < crowd + 2:  # of the lowest two and the highest two, that one knows nothing
+            two.take(fresh)
+    opener, server = (one, two) if pushes else (two, one)
+    rounds = 0
+    while one.engine.roots != two.engine.roots:
+        rounds += 1
+        assert rounds <= 60, "some authors are never reached"
+        sync(opener, server)
+    assert_equal(one, two)
 
 
 def test_pages_are_bounded_whatever_is_asked() -> None:

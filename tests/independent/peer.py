@@ -21,6 +21,7 @@ from nacl.signing import SigningKey
 from tests.independent.forks import read_path
 from tests.independent.ledger import FROZEN, Ledger, LogName, Refusal
 from tests.independent.wire_format import (
+    AUTHORS_AT_ONCE_MAX,
     ENVELOPE_BYTES_MAX,
     NOTHING,
     OPEN,
@@ -241,6 +242,9 @@ class Peer:
             ]
         else:
             differing = [author for author in sorted(others) if ours.get(author) != others[author]]
+        if len(theirs.authors) == AUTHORS_AT_ONCE_MAX:
+            ends = theirs.authors[0][0], theirs.authors[-1][0]
+            differing = [author for author in differing if _lies_between(*ends, author)]
         lists = tuple((author, self.ledger.heads(author)) for author in differing)
         answer = self.ask([Heads(number, LISTS, self.ledger.roots(), lists=lists)])
         outcome.exchanges += 1
@@ -348,6 +352,11 @@ def _challenge(messages: Sequence[Message]) -> bytes | None:
     if len(messages) == 1 and isinstance(messages[0], Hello) and messages[0].challenge != ZERO32:
         return messages[0].challenge
     return None
+
+
+def _lies_between(first: bytes, last: bytes, author: bytes) -> bool:
+    """On the ring of authors, where the lowest follows the highest."""
+    return first <= author <= last if first <= last else not last < author < first
 
 
 def _heads_of(messages: Sequence[Message], number: int) -> Heads:

@@ -31,6 +31,7 @@ SEALED_EVERY: Final = 64
 SEALED_ABOVE_BYTES: Final = 16_384
 ENVELOPE_BYTES_MAX: Final = 4_194_304
 HEADS_AT_ONCE_MAX: Final = 16_384
+AUTHORS_AT_ONCE_MAX: Final = 4096
 PUT, DELETE, ADD = 1, 2, 3
 HELLO, BEAT, HEADS, WANT, ENTRIES, PROOF = 1, 2, 3, 4, 5, 6
 FORK_PROOF, PATH = 1, 2
@@ -537,12 +538,14 @@ def _heads(reader: Reader) -> Heads:
         read_roots(reader),
         reader.number(4),
     )
-    authors = tuple((reader.take(32), reader.take(32)) for _ in range(reader.count(4096)))
+    authors = tuple((reader.take(32), reader.take(32)) for _ in range(reader.count(AUTHORS_AT_ONCE_MAX)))
     lists, rest = [], HEADS_AT_ONCE_MAX
-    for _ in range(reader.count(4096)):
+    for _ in range(reader.count(AUTHORS_AT_ONCE_MAX)):
         author, count = reader.take(32), reader.count(rest)
         rest -= count
         lists.append((author, tuple(_log_head(reader) for _ in range(count))))
+    if len({author for author, _ in lists}) < len(lists):
+        raise Malformed("two lists for one author")
     padding = reader.blob(16_384)  # whose bytes are not looked at
     return Heads(round_number, flags, roots, authors, tuple(lists), wait, len(padding))
 
