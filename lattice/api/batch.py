@@ -12,7 +12,6 @@ from ..core.draft import Condition, OpDraft
 from ..core.entry import OpKind, Version
 from ..core.errors import LatticeError, MalformedError
 from ..core.limits import AMOUNT_MAX, ENTRY_BYTES_MAX, NAMES_MAX, OPS_MAX
-from ..node.facade import NodeFacade
 from .request import match_condition
 from .values import check_key, pack, parse_json
 
@@ -26,7 +25,7 @@ _OP_BYTES_MIN: Final = 4 + 3 + 2 + 4
 Batch = tuple[list[OpDraft], list[Condition]]
 
 
-def parse_batch(body: bytes, node: NodeFacade) -> Batch:
+def parse_batch(body: bytes) -> Batch:
     """`{"ops": [...]}` as drafts and conditions.
 
     Raises `bad_request` (with the number of the op), `bad_key`, `bad_value`, `too_large`.
@@ -46,7 +45,7 @@ def parse_batch(body: bytes, node: NodeFacade) -> Batch:
     conditions: list[Condition] = []
     size = 0
     for index, op in enumerate(ops):
-        draft = _op(op, index, node, conditions)
+        draft = _op(op, index, conditions)
         size += len(draft.key) + len(draft.value) + _OP_BYTES_MIN
         drafts.append(draft)
     if size > ENTRY_BYTES_MAX:
@@ -57,7 +56,7 @@ def parse_batch(body: bytes, node: NodeFacade) -> Batch:
     return drafts, conditions
 
 
-def _op(op: object, index: int, node: NodeFacade, conditions: list[Condition]) -> OpDraft:
+def _op(op: object, index: int, conditions: list[Condition]) -> OpDraft:
     if type(op) is not dict:
         raise _bad(index, "is not an object")
     kind = op.get("op")
@@ -66,10 +65,10 @@ def _op(op: object, index: int, node: NodeFacade, conditions: list[Condition]) -
         raise _bad(index, 'has no "key", a string')
     key = check_key(text, f"key of op {index}")
     if kind == "put":
-        over = None if op.keys() == _PUT else _conditional(op, _PUT, index, node, key, conditions)
+        over = None if op.keys() == _PUT else _conditional(op, _PUT, index, key, conditions)
         return OpDraft(OpKind.PUT, key, pack(op["value"], f"value of op {index}"), over)
     if kind == "delete":
-        over = None if op.keys() == _DELETE else _conditional(op, _DELETE, index, node, key, conditions)
+        over = None if op.keys() == _DELETE else _conditional(op, _DELETE, index, key, conditions)
         return OpDraft(OpKind.DELETE, key, b"", over)
     if kind == "add":
         if op.keys() != _ADD:
@@ -85,7 +84,6 @@ def _conditional(
     op: dict[str, Any],
     needed: frozenset[str],
     index: int,
-    node: NodeFacade,
     key: bytes,
     conditions: list[Condition],
 ) -> tuple[Version, ...] | None:
@@ -100,7 +98,7 @@ def _conditional(
     if match is not None:
         if type(match) is not str:
             raise _bad(index, "has an if_match that is not a string")
-        conditions.append(match_condition(match, node, key))
+        conditions.append(match_condition(match, key))
     if "if_none_match" in op:
         if op["if_none_match"] != "*":
             raise _bad(index, "has an if_none_match other than *")

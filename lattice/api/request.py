@@ -14,10 +14,9 @@ from starlette.requests import Request
 from ..core.draft import Condition
 from ..core.errors import LatticeError
 from ..core.limits import KNOWN_NODES_MAX
-from ..node.facade import NodeFacade
 from .access import decode_text
 from .guards import body_of
-from .values import check_idempotency_key, check_key, parse_etags, version_of_tag
+from .values import check_idempotency_key, check_key, parse_etags, versions_of_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,10 @@ def _ack_of(text: str) -> int:
     return int(text)
 
 
-def conditions_of(request: Request, node: NodeFacade, key: bytes) -> list[Condition]:
+def conditions_of(request: Request, key: bytes) -> list[Condition]:
     """If-Match and If-None-Match (RFC 9110, section 13.1) as conditions that the node will judge.
 
-    Raises `bad_request`, and `precondition_failed` where no version held now could fit.
+    Raises `bad_request`, and `precondition_failed` where no tag could be one of a key.
     """
     found: list[Condition] = []
     none_match = request.headers.get("if-none-match")
@@ -76,21 +75,17 @@ def conditions_of(request: Request, node: NodeFacade, key: bytes) -> list[Condit
         found.append(Condition(key, absent=True))
     match = request.headers.get("if-match")
     if match is not None:
-        found.append(match_condition(match, node, key))
+        found.append(match_condition(match, key))
     return found
 
 
-def match_condition(header: str, node: NodeFacade, key: bytes) -> Condition:
-    """The condition of an If-Match header."""
+def match_condition(header: str, key: bytes) -> Condition:
+    """The condition of an If-Match header. All its tags go to the node, which judges them in the write's
+    turn: a repeat with its Idempotency-Key must be known as one, whatever the key holds by then."""
     tags = parse_etags(header)
     if [tag for tag, _ in tags] == ["*"]:
         return Condition(key, present=True)
-    versions = [version_of_tag(tag) for tag, weak in tags if not weak]
-    named = [version for version in versions if version is not None]
-    if len(named) > 1:  # at most one can fit; which one is the winner now, the node checks again
-        view = node.key(key)
-        winner = view.winner.version if view is not None and view.winner is not None else None
-        named = [version for version in named if version == winner]
-    if not named:
+    match = versions_of_tags(tags)
+    if not match:
         raise LatticeError("precondition_failed", "The key does not have the version that If-Match names.")
-    return Condition(key, match=named[0])
+    return Condition(key, match=match)

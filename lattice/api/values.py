@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -141,12 +143,20 @@ def parse_etags(header: str) -> list[tuple[str, bool]]:
     return tags
 
 
-def version_of_tag(tag: str) -> Version | None:
-    """The version in a key's entity tag (see `tag_of`); None when it cannot be one of this node."""
-    try:
-        return Version.parse(tag.partition("+")[0])
-    except MalformedError:
-        return None
+def versions_of_tags(tags: Iterable[tuple[str, bool]]) -> tuple[Version | None, ...]:
+    """The versions in a key's entity tags (see `tag_of`), None for that of a counter without a version.
+    Weak tags and those that cannot be one of a key are left out: they never match (RFC 9110, 13.1.1)."""
+    found: list[Version | None] = []
+    for tag, weak in tags:
+        version, plus, adds = tag.partition("+")
+        if weak:
+            continue
+        if not version and plus and adds.isdecimal():
+            found.append(None)
+            continue
+        with suppress(MalformedError):
+            found.append(Version.parse(version))
+    return tuple(found)
 
 
 def check_idempotency_key(text: str | None) -> str | None:

@@ -23,12 +23,13 @@ class OpDraft(NamedTuple):
 class Condition(NamedTuple):
     """A precondition on one key, judged by this node when the write's turn comes.
 
-    `match`: the winner's version must be this one (If-Match). `absent`: the key must have no live
-    version (If-None-Match: *). `present`: it must have one (If-Match: *).
+    `match`: the winner's version must be one of these (If-Match); None among them stands for a key
+    that is a counter and has no version. `absent`: the key must have no live version
+    (If-None-Match: *). `present`: it must have one (If-Match: *).
     """
 
     key: bytes
-    match: Version | None = None
+    match: tuple[Version | None, ...] = ()
     absent: bool = False
     present: bool = False
 

@@ -536,10 +536,11 @@ class Engine:
             state = self._state.key(condition.key)
             live = winner_first(state.live) if state is not None else ()
             held = live[0].version if live else None
+            is_there = held is not None or (state is not None and state.adds > 0)
             if (
                 (condition.absent and held is not None)
                 or (condition.present and held is None)
-                or (condition.match is not None and condition.match != held)
+                or (condition.match and not (is_there and held in condition.match))
             ):
                 now = f"its version is {held}" if held is not None else "it has no live version"
                 name = condition.key.decode("utf-8", "replace")

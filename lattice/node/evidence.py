@@ -16,13 +16,14 @@ import trio
 from ..core.engine import Engine
 from ..core.entry import parse_entry, parse_header
 from ..core.errors import LatticeError, MalformedError
+from ..core.forks import unpack_fork_proof
 from ..core.history import OPS_READ_MAX, KeyHistory, Written, history_of
 from ..core.identity import public_key_of
 from ..core.limits import PAGE_BYTES, SEAL_INTERVAL
 from ..core.merkle import MerkleMap, bucket_of
 from ..core.proofs import KeyProof, ProofValue, ProofVersion, Statement, audit_path, verify_proof, winner_of
 from ..core.receipts import Receipt, ReceiptStatement, Step, plain_path, statement_body
-from ..core.rows import KeyState, LiveVersion, Reader
+from ..core.rows import KeyState, LiveVersion, LogKey, Reader
 from ..core.state import leaf_of
 from ..storage.port import Store
 from .facade import LedgerView
@@ -96,16 +97,25 @@ def _value(store: Reader, network_id: bytes, winner: ProofVersion) -> ProofValue
     header = parse_header(winner.header)
     seq = header.seq
     seals = store.seals(header.author, header.epoch, seq, seq + SEAL_INTERVAL - 1)
-    if not seals:
+    fork = store.fork_rows().get(LogKey(header.author, header.epoch))
+    above: tuple[bytes, ...] = ()
+    if seals:
+        last, seal = seals[0].seq, seals[0]
+    elif fork is not None:
+        # The seal lay above the fork, with one of its branches: the fork proof holds the way to it.
+        branch = unpack_fork_proof(network_id, fork.proof).one
+        last, seal = fork.frozen - 1, branch.seal
+        above = tuple(node.header_bytes for node in branch.headers)
+    else:
         raise LatticeError("store_corrupt", f"No seal is kept over entry {winner.id.hex()}.")
-    rows = store.entries(header.author, header.epoch, seq, seals[0].seq, PAGE_BYTES)
+    rows = store.entries(header.author, header.epoch, seq, last, PAGE_BYTES)
     entry = parse_entry(network_id, rows[0].header, rows[0].ops)
     start, end = entry.op_spans[winner.op_index]
     return ProofValue(
         entry.ops[start:end],
         audit_path(entry.op_hashes, winner.op_index),
-        tuple(row.header for row in rows[1:]),
-        seals[0].pack(),
+        (*(row.header for row in rows[1:]), *above),
+        seal.pack(),
     )
 
 

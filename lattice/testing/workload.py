@@ -112,7 +112,8 @@ class Workload:
             case 4:
                 view = node.key(shared)
                 match_version = view.winner.version if view is not None and view.winner else None
-                condition = Condition(shared, match_version, absent=match_version is None)
+                match = () if match_version is None else (match_version,)
+                condition = Condition(shared, match, absent=match_version is None)
                 return "conditional", [OpDraft(OpKind.PUT, shared, b'"c"')], [condition]
             case 5 | 6 | 7:
                 return "put", [OpDraft(OpKind.PUT, own, value)], []

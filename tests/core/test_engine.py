@@ -246,16 +246,21 @@ def test_conditions(node: Replica) -> None:
         return refusals(node.run(write(draft(b"k"), conditions=[condition(**what)])))
 
     nothing = Version(bytes(32), 0)
-    assert attempt(present=True) == attempt(match=nothing) == ["precondition_failed"]
+    assert attempt(present=True) == attempt(match=(nothing,)) == ["precondition_failed"]
     assert attempt(absent=True) == []
-    assert attempt(absent=True) == attempt(match=nothing) == ["precondition_failed"]
+    assert attempt(absent=True) == attempt(match=(nothing,)) == ["precondition_failed"]
     assert attempt(present=True) == []
     state = node.store.key_state(b"k")
     assert state is not None
-    assert attempt(match=state.live[0].version) == []
-    assert attempt(match=state.live[0].version) == ["precondition_failed"]
+    assert attempt(match=(nothing, None)) == ["precondition_failed"]
+    assert attempt(match=(nothing, state.live[0].version)) == []
+    assert attempt(match=(nothing, state.live[0].version)) == ["precondition_failed"]
     node.write(OpDraft(OpKind.DELETE, b"k"))
-    assert attempt(present=True) == ["precondition_failed"]
+    assert attempt(present=True) == attempt(match=(None,)) == ["precondition_failed"]
+    node.write(OpDraft(OpKind.ADD, b"k", amount=0))
+    assert attempt(match=(nothing,)) == ["precondition_failed"]
+    assert attempt(match=(None,)) == []  # a counter is there, and no version
+    node.write(OpDraft(OpKind.DELETE, b"k"))
     assert attempt(absent=True) == []
 
 
@@ -281,7 +286,7 @@ def test_a_condition_on_another_key_sees_the_group_too(node: Replica, holds: boo
 
 def test_a_race_of_increments_under_if_match_has_one_winner_each(node: Replica) -> None:
     version = node.put(b"k", b"0").versions[0]
-    racers = [write(draft(b"k", b"%d" % n), conditions=[condition(match=version)]) for n in range(5)]
+    racers = [write(draft(b"k", b"%d" % n), conditions=[condition(match=(version,))]) for n in range(5)]
     outputs = node.run(*racers)
     assert list(results(outputs)) == [racers[0].token]
     assert refusals(outputs) == ["precondition_failed"] * 4
@@ -294,10 +299,10 @@ def test_the_match_is_against_the_winner(node: Replica) -> None:
         entry = author.write(put(b"k"), clock=clock)
         node.take(page([entry], [author.seal(entry)]))
         versions.append(Version(entry.id, 0))
-    assert refusals(node.run(write(draft(b"k"), conditions=[condition(match=versions[0])]))) == [
+    assert refusals(node.run(write(draft(b"k"), conditions=[condition(match=(versions[0],))]))) == [
         "precondition_failed"
     ]
-    assert refusals(node.run(write(draft(b"k"), conditions=[condition(match=versions[1])]))) == []
+    assert refusals(node.run(write(draft(b"k"), conditions=[condition(match=(versions[1],))]))) == []
 
 
 # Idempotency.

@@ -31,7 +31,7 @@ def entry_routes(node: NodeFacade) -> APIRouter:
     )
     async def post_entries(request: Request) -> Response:
         terms = terms_of(request)
-        drafts, conditions = parse_batch(body_of(request.scope), node)
+        drafts, conditions = parse_batch(body_of(request.scope))
         done = await node.append(
             drafts,
             conditions=conditions,

@@ -74,7 +74,7 @@ def key_routes(node: NodeFacade) -> APIRouter:
         draft = OpDraft(OpKind.PUT, key, pack(parse_json(body_of(request.scope))))
         done = await node.append(
             [draft],
-            conditions=conditions_of(request, node, key),
+            conditions=conditions_of(request, key),
             idempotency_key=terms.idempotency_key,
             request_digest=terms.digest,
             ack=terms.ack,
@@ -90,7 +90,7 @@ def key_routes(node: NodeFacade) -> APIRouter:
     async def delete_key(request: Request) -> Response:
         text, key = key_of(request)
         terms = terms_of(request)
-        conditions = conditions_of(request, node, key)
+        conditions = conditions_of(request, key)
         try:
             done = await node.append(
                 [OpDraft(OpKind.DELETE, key)],

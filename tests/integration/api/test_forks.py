@@ -13,6 +13,7 @@ from lattice.core.entry import Entry, OpKind, encode_op, make_entry, make_seal
 from lattice.core.forks import proof_verifies, unpack_fork_proof
 from lattice.core.identity import NodeKey, peer_id_of
 from lattice.core.messages import Entries
+from lattice.core.proofs import parse_proof, verify_proof
 from lattice.node.node import Node
 from tests.integration.api.api_kit import LOOPBACK, Lines, in_process, running_node
 
@@ -72,3 +73,20 @@ async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies(
         assert f"{AUTHOR.peer_id} epoch {9:016x} is frozen at seq 1" in told
         assert "another winner: lost" in told
         assert json.loads(answer.content)["success"] is True
+
+
+async def test_what_lies_below_a_fork_can_still_be_proven() -> None:
+    """The seal that stood over it went with its branch; the fork proof holds the way to it."""
+    async with running_node() as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
+        first = write(node, 0, bytes(32), b"stays")
+        second = write(node, 1, first.id, b"stays/too")
+        one, two = write(node, 2, second.id, b"lost"), write(node, 2, second.id, b"other")
+        await give(node, 1, first, second, one)
+        await give(node, 2, two)
+        for key in ("stays", "stays/too"):
+            answer = await api.get(f"/api/lattice/proof/{key}")
+            assert answer.status_code == 200, answer.text
+            proven = verify_proof(parse_proof(answer.json()))
+            assert (proven.present, proven.author, proven.value) == (True, AUTHOR.public_key, b"1")
+        absent = await api.get("/api/lattice/proof/lost")
+        assert not verify_proof(parse_proof(absent.json())).present

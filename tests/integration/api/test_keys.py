@@ -296,6 +296,31 @@ async def test_a_counter_changes_the_etag(operator: httpx.AsyncClient, node: Nod
     assert (await operator.put(f"{KEYS}/k", content=b"2", headers={"If-Match": tag})).status_code == 201
 
 
+async def test_the_etag_of_a_counter_without_a_value_matches(operator: httpx.AsyncClient, node: Node) -> None:
+    await node.append([OpDraft(OpKind.ADD, b"n", amount=1)])
+    tag = (await operator.get(f"{KEYS}/n")).headers["etag"]
+    problem(
+        await operator.put(f"{KEYS}/new", content=b"1", headers={"If-Match": tag}), 412, "precondition_failed"
+    )
+    assert (await operator.put(f"{KEYS}/n", content=b"1", headers={"If-Match": tag})).status_code == 201
+    problem(
+        await operator.put(f"{KEYS}/n", content=b"2", headers={"If-Match": tag}), 412, "precondition_failed"
+    )
+
+
+@pytest.mark.parametrize("tags", ["{held}", "{other}, {held}"])
+async def test_a_conditional_write_repeated_answers_the_first_result(
+    tags: str, operator: httpx.AsyncClient
+) -> None:
+    held = (await operator.put(f"{KEYS}/k", content=b"1")).headers["etag"]
+    headers = {"If-Match": tags.format(held=held, other=f'"{"0" * 64}.0"'), "Idempotency-Key": "order-1"}
+    first = await operator.put(f"{KEYS}/k", content=b"2", headers=headers)
+    again = await operator.put(f"{KEYS}/k", content=b"2", headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.headers["etag"] == first.headers["etag"]
+    assert again.headers["idempotency-replayed"] == "true"
+
+
 async def test_a_repeated_write_answers_the_first_result(operator: httpx.AsyncClient, node: Node) -> None:
     once = {"Idempotency-Key": "order-1"}
     first = await operator.put(f"{KEYS}/k", content=b"1", headers=once)
