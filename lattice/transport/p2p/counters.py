@@ -29,6 +29,8 @@ NAMES: Final = (
     "gossip_refused",
     "gossip_replayed",
     "gossip_throttled",
+    "gossip_unreadable",
+    "gossip_wants_refused",
     "gossip_watchdog",
     "handler_raised",
     "half_open_refused",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from lattice.core.limits import GOSSIP_BYTES_MAX, PUBLISH_QUEUE
+from lattice.transport.p2p.bucket import Bucket
 from lattice.transport.p2p.counters import Counters
 from lattice.transport.p2p.tuning import Tuning
 from lattice.transport.port import GossipKind, P2PHandler
@@ -27,26 +28,6 @@ if TYPE_CHECKING:
     from lattice.transport.p2p.host import Host
 
 _PAUSE_STEP_S: Final = 0.05
-
-
-class _Bucket:
-    """A token bucket: `burst` at first, `rate` more a second."""
-
-    __slots__ = ("_at", "_burst", "_level", "_rate")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = burst
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
-        if self._level < 1.0:
-            return False
-        self._level -= 1.0
-        return True
 
 
 class Gossip:
@@ -67,7 +48,7 @@ class Gossip:
         self._tuning = tuning
         self._log = log
         self._queue, self._queued = trio.open_memory_channel[tuple[str, bytes]](PUBLISH_QUEUE)
-        self._buckets: dict[ID, _Bucket] = {}
+        self._buckets: dict[ID, Bucket] = {}
         self._judged: OrderedDict[bytes, None] = OrderedDict()
         self._host: Host | None = None
 
@@ -99,7 +80,7 @@ class Gossip:
         now = trio.current_time()
         bucket = self._buckets.get(forwarder)
         if bucket is None:
-            bucket = _Bucket(self._tuning.gossip_rate, self._tuning.gossip_burst, now)
+            bucket = Bucket(self._tuning.gossip_rate, self._tuning.gossip_burst, now)
             self._buckets[forwarder] = bucket
         if not bucket.take(now):
             self._counters.add("gossip_throttled")

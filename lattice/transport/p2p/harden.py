@@ -11,15 +11,17 @@ import contextlib
 import functools
 import ipaddress
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection import swarm_connection
+from libp2p.pubsub.utils import safe_bytes_from_hex
 
-from lattice.core.limits import HALF_OPEN_PER_ADDRESS_MAX
+from lattice.core.limits import CONNECTIONS_MAX, GOSSIP_BYTES_MAX, HALF_OPEN_PER_ADDRESS_MAX, KIB
+from lattice.transport.p2p.bucket import Bucket
 from lattice.transport.p2p.counters import Counters
 from lattice.transport.p2p.tuning import Tuning
 
@@ -83,6 +85,8 @@ def harden(
     trap_stream_errors(network, pubsub, counters, tuning, log)
     trap_message_errors(pubsub, counters, log)
     ignore_foreign_topics(pubsub, counters)
+    answer_few_wants(pubsub.router, counters, tuning)
+    count_unreadable(pubsub, counters)
     free_inbound_slots(network, counters)
     bound_connections(network, admitted, counters, tuning)
     stop_auto_connect(network)
@@ -177,6 +181,61 @@ def ignore_foreign_topics(pubsub: Pubsub, counters: Counters) -> None:
     pubsub.max_subscriptions_per_rpc = pubsub.max_inbound_rpc_size
     for name in ("handle_graft", "handle_prune", "handle_ihave"):
         setattr(router, name, only_ours(getattr(router, name)))
+
+
+def answer_few_wants(router: Internals, counters: Counters, tuning: Tuning) -> None:
+    """What a peer wants again is sent once a message, and so many bytes a second.
+
+    libp2p puts as many copies into its answer as the peer names: 72 KB that name one message 1,500
+    times were half a gigabyte here. An answer larger than one message may be would not arrive either.
+    """
+    inner = router.handle_iwant
+    buckets: OrderedDict[ID, Bucket] = OrderedDict()
+
+    async def handle_few(wanted: Internals, sender: ID) -> None:
+        now = trio.current_time()
+        bucket = buckets.pop(sender, None)
+        if bucket is None:
+            bucket = Bucket(tuning.wanted_bytes_per_s, tuning.wanted_bytes_burst, now)
+        buckets[sender] = bucket
+        while len(buckets) > CONNECTIONS_MAX:
+            buckets.popitem(last=False)
+        left = GOSSIP_BYTES_MAX + KIB  # one of the largest with its frame, or many small ones
+        given: dict[bytes, bytes] = {}  # by the bytes that a name stands for: hex has two cases
+        for name in wanted.messageIDs:
+            found = safe_bytes_from_hex(name) or b""
+            message = router.mcache.get(found)
+            if message is None:
+                continue
+            size = message.ByteSize()
+            if found in given or size > left or not bucket.take(now, size):
+                counters.add("gossip_wants_refused")
+                continue
+            left -= size
+            given[found] = name
+        if given:
+            del wanted.messageIDs[:]
+            wanted.messageIDs.extend(given.values())
+            await inner(wanted, sender)
+
+    router.handle_iwant = handle_few
+
+
+def count_unreadable(pubsub: Pubsub, counters: Counters) -> None:
+    """Count the gossip streams that libp2p gives up: a length too large, or one that is none."""
+    read = pubsub.continuously_read_stream
+
+    async def read_counted(stream: Internals) -> None:
+        reset = stream.reset
+
+        async def counted() -> None:
+            counters.add("gossip_unreadable")
+            await reset()
+
+        stream.reset = counted
+        await read(stream)
+
+    pubsub.continuously_read_stream = read_counted  # type: ignore[method-assign]
 
 
 def free_inbound_slots(network: Internals, counters: Counters) -> None:

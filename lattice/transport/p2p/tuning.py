@@ -61,6 +61,8 @@ class Tuning:
     heartbeat_s: float = 1.0
     gossip_rate: float = 200.0  # messages a second from one forwarder, what one core can verify
     gossip_burst: float = 2000.0
+    wanted_bytes_per_s: float = 512 * 1024  # of old messages, to one peer; fresh ones need no asking
+    wanted_bytes_burst: float = 2 * 1024 * 1024
     gossip_judging: int = 64  # handler calls at once
     gossip_judging_s: float = 10.0
     gossip_remembered: int = 16384  # ids and payloads of messages already judged: two each

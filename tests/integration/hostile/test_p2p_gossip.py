@@ -19,7 +19,7 @@ from lattice.core.identity import public_key_of
 from lattice.core.limits import BUDGET_BYTES, GOSSIP_BYTES_MAX, REFUSAL_BYTES_MIN
 from lattice.core.messages import Entries, Roots
 
-from .http_kit import Member, Scene, forged
+from .http_kit import Member, Rise, Scene, forged
 from .p2p_kit import (
     CHARGED,
     EVENTS,
@@ -173,6 +173,10 @@ async def raw_rpc(liar: Gossiper, data: bytes) -> None:
     await liar.stream.write(data)
 
 
+def refused_streams(rise: Rise) -> float:
+    return rise.of(EVENTS, "gossip_unreadable") + rise.of(EVENTS, "trapped_stream")
+
+
 async def test_frames_that_no_length_can_describe_end_the_stream_alone(made: Scene) -> None:
     lengths = {
         "1 GB": varint(1 << 30),
@@ -180,14 +184,16 @@ async def test_frames_that_no_length_can_describe_end_the_stream_alone(made: Sce
         "endless": b"\xff" * 64,
         "no protobuf": varint(20) + os.urandom(20),
     }
-    async with syncing(made):
+    async with syncing(made) as rise:
         for name, data in lengths.items():
             async with gossiper(made.victim, made) as liar:
+                before = await off(refused_streams, rise)
                 await raw_rpc(liar, data)
                 with trio.fail_after(15):
                     await liar.stream.wait_ended()
                 assert liar.stream.ended, name
                 assert not liar.peer.gone.is_set()
+                assert await off(refused_streams, rise) == before + 1, name
 
 
 async def test_thousands_of_topics_are_not_remembered(made: Scene) -> None:

@@ -201,3 +201,59 @@ async def test_the_watchdog_gives_a_peer_time_to_admit_us() -> None:
         late.life.admit(early.id)
         await gossiping(early, late)
         assert early.counters["gossip_watchdog"] == 0
+
+
+async def wants(node: Node, of: Node, *names: str) -> None:
+    """Ask for messages by their ids in hex, as often as they are named."""
+    control = rpc_pb2.ControlMessage(
+        iwant=[rpc_pb2.ControlIWant(messageIDs=[name.encode() for name in names])]
+    )
+    await node.life.host.router.emit_control_message(control, of.id)
+
+
+def name_of(message: rpc_pb2.Message) -> str:
+    return str((message.from_id + message.seqno).hex())
+
+
+@pytest.mark.slow
+async def test_one_message_wanted_a_thousand_times_is_sent_once() -> None:
+    async with several(2) as (a, b):
+        await a.connect(b)
+        await gossiping(a, b)
+        a.publish(os.urandom(100_000))
+        await until(lambda: len(b.handler.gossip) == 1)
+        (message,) = a.life.host.router.mcache.msgs.values()
+        name = name_of(message)
+        await wants(b, a, *[name] * 500, *[name.upper()] * 500, "no hex", "00" * 40)
+        await until(lambda: a.counters["gossip_wants_refused"] == 999)
+        await until(lambda: b.counters["gossip_copies"] == 1)
+        a.publish(b"later")
+        await until(lambda: b"later" in b.handler.payloads())
+        assert b.counters["gossip_copies"] == 1
+
+
+@pytest.mark.slow
+async def test_old_messages_are_sent_again_at_a_bounded_rate() -> None:
+    few = dataclasses.replace(FAST, wanted_bytes_per_s=1.0, wanted_bytes_burst=350_000.0)
+    async with several(2, tuning=few) as (a, b):
+        await a.connect(b)
+        await gossiping(a, b)
+        for _ in range(6):
+            a.publish(os.urandom(100_000))
+        await until(lambda: len(b.handler.gossip) == 6)
+        names = [name_of(message) for message in a.life.host.router.mcache.msgs.values()]
+        await wants(b, a, *names)
+        await until(lambda: a.counters["gossip_wants_refused"] == 3)
+        await until(lambda: b.counters["gossip_copies"] == 3)
+
+
+@pytest.mark.slow
+async def test_the_largest_message_can_be_wanted_again() -> None:
+    async with several(2) as (a, b):
+        await a.connect(b)
+        await gossiping(a, b)
+        a.publish(os.urandom(GOSSIP_BYTES_MAX))
+        await until(lambda: len(b.handler.gossip) == 1)
+        await wants(b, a, *map(name_of, a.life.host.router.mcache.msgs.values()))
+        await until(lambda: b.counters["gossip_copies"] == 1)
+        assert a.counters["gossip_wants_refused"] == 0
