@@ -12,6 +12,7 @@ from typing import Final
 
 # A closed list: a misspelt name is an error at once, and the report shows zeros too.
 NAMES: Final = (
+    "connections_refused",
     "dial_failed",
     "dial_ok",
     "gate_expired",

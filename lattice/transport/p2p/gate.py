@@ -39,6 +39,7 @@ class Gate:
         self._tuning = tuning
         self._log = log
         self._admitted: set[ID] = set()
+        self.when_admitted: Callable[[ID], None] = lambda _: None
         self._waiting: dict[ID, trio.Event] = {}  # made by the first held stream, gone with the last
         self._new_peer = pubsub._handle_new_peer
         self._identify: Callable[..., None] = self._host._schedule_identify
@@ -72,6 +73,7 @@ class Gate:
         if not self._host.get_network().get_connections(peer):
             return
         self._admitted.add(peer)
+        self.when_admitted(peer)
         waiting = self._waiting.pop(peer, None)
         if waiting is not None:
             waiting.set()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from libp2p.pubsub.pb import rpc_pb2
     from libp2p.pubsub.pubsub import Pubsub
 
+    from lattice.transport.p2p.gate import Gate
+
 # A libp2p object whose private names are used here: its own types know nothing of them.
 Internals: TypeAlias = Any
 
@@ -75,7 +77,7 @@ def quiet_logs(log: logging.Logger) -> None:
 def harden(
     host: BasicHost,
     pubsub: Pubsub,
-    admitted: Callable[[ID], bool],
+    gate: Gate,
     counters: Counters,
     tuning: Tuning,
     log: logging.Logger,
@@ -87,8 +89,8 @@ def harden(
     ignore_foreign_topics(pubsub, counters)
     answer_few_wants(pubsub.router, counters, tuning)
     count_unreadable(pubsub, counters)
-    free_inbound_slots(network, counters)
-    bound_connections(network, admitted, counters, tuning)
+    free_inbound_slots(network, gate, counters)
+    bound_connections(network, gate.admitted, counters, tuning)
     stop_auto_connect(network)
     host.get_addrs = _remembered(host.get_addrs)  # type: ignore[method-assign]
 
@@ -238,15 +240,18 @@ def count_unreadable(pubsub: Pubsub, counters: Counters) -> None:
     pubsub.continuously_read_stream = read_counted  # type: ignore[method-assign]
 
 
-def free_inbound_slots(network: Internals, counters: Counters) -> None:
+def free_inbound_slots(network: Internals, gate: Gate, counters: Counters) -> None:
     """Hold an inbound slot while the connection lives, and at most 16 half-open ones an address.
 
     libp2p holds the slot until the host stops, so a node goes deaf after a fixed number of inbound
-    connections in its life; and idle connects from one address could take all slots.
+    connections in its life; and idle connects from one address could take all slots. Half-open is a
+    connection until its peer is admitted: a handshake under a new name costs a stranger nothing.
     """
     upgrade = network.upgrade_inbound_raw_conn
     handle = network._do_handle_inbound_connection
+    outer = network._handle_inbound_connection
     half_open: defaultdict[str, int] = defaultdict(int)
+    strangers: defaultdict[ID, list[Internals]] = defaultdict(list)
 
     def leave(stream: Internals) -> None:
         origin = getattr(stream, "_lattice_origin", None)
@@ -257,15 +262,29 @@ def free_inbound_slots(network: Internals, counters: Counters) -> None:
         if half_open[origin] <= 0:
             del half_open[origin]
 
+    def greeted(peer: ID) -> None:
+        for stream in strangers.pop(peer, ()):
+            leave(stream)
+
     async def upgrade_and_wait(raw: Internals, maddr: Internals) -> None:
         muxed = None
         try:
             muxed = await upgrade(raw, maddr)
         finally:
-            leave(raw.stream)
             if muxed is None:  # garbage, or silence until the library's time is over
                 counters.add("upgrade_failed")
-        await muxed.event_closed.wait()
+        peer = muxed.peer_id
+        strangers[peer].append(raw.stream)
+        if gate.admitted(peer):
+            greeted(peer)
+        try:
+            await muxed.event_closed.wait()
+        finally:
+            waiting = strangers.get(peer, [])
+            if raw.stream in waiting:
+                waiting.remove(raw.stream)
+            if not waiting:
+                strangers.pop(peer, None)
         raise _ConnectionEndedError
 
     async def handle_if_few(stream: Internals, maddr: Internals, failure: Internals) -> None:
@@ -281,8 +300,15 @@ def free_inbound_slots(network: Internals, counters: Counters) -> None:
         finally:
             leave(stream)
 
+    async def handle_counted(stream: Internals, maddr: Internals) -> None:
+        if not network._inbound_limiter.available_tokens:
+            counters.add("connections_refused")  # by the library, without a word
+        await outer(stream, maddr)
+
+    gate.when_admitted = greeted
     network.upgrade_inbound_raw_conn = upgrade_and_wait
     network._do_handle_inbound_connection = handle_if_few
+    network._handle_inbound_connection = handle_counted
 
 
 def stop_auto_connect(network: Internals) -> None:

@@ -145,7 +145,7 @@ def build(
         basic.set_stream_handler(TProtocol(protocol), handler)
     gate = Gate(basic, pubsub, counters, tuning, log)
     gate.install(frozenset(open_protocols))
-    harden(basic, pubsub, gate.admitted, counters, tuning, log)
+    harden(basic, pubsub, gate, counters, tuning, log)
     return Host(basic, cast("Swarm", basic.get_network()), pubsub, router, gate, basic.get_id())
 
 

@@ -102,6 +102,28 @@ async def test_three_hundred_half_open_handshakes(made: Scene) -> None:
     await gives_its_sockets_back(made)
 
 
+async def test_a_connection_counts_as_half_open_until_it_has_greeted(made: Scene) -> None:
+    """Sixty complete handshakes, each under a new name, and not one Hello."""
+    async with syncing(made) as rise, AsyncExitStack() as stack:
+        before = await off(rise.of, EVENTS, "half_open_refused")
+        inside: list[RawPeer] = []
+        for _ in range(60):
+            with suppress(*CUT, Closed, trio.TooSlowError):
+                inside.append(await stack.enter_async_context(raw_peer(made.victim, seed=os.urandom(32))))
+        assert len(inside) <= HALF_OPEN_PER_ADDRESS_MAX
+        await rises(rise, EVENTS, "half_open_refused", by=before + 60 - HALF_OPEN_PER_ADDRESS_MAX)
+        await a_member_gets_in(made)
+        with trio.fail_after(15):
+            for peer in inside:
+                await peer.gone.wait()
+        # Who has greeted counts no longer: the same address has room for as many again.
+        for _ in range(HALF_OPEN_PER_ADDRESS_MAX + 4):
+            seed = os.urandom(32)
+            peer = await stack.enter_async_context(raw_peer(made.victim, seed=seed))
+            await peer.link(made.member.another(key=NodeKey(seed)))
+    await gives_its_sockets_back(made)
+
+
 GARBAGE = {
     "nothing but noise": os.urandom(4096),
     "another protocol": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
