@@ -171,7 +171,7 @@ def _counts(measures: Measures) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "lattice_loop_late_seconds", "By how much the event loop woke too late.", value=measures.loop_late_s
     )
-    events = dict(measures.events)
+    events = _folded(measures.events, "unknown_type_", "unknown_type")
     applied = events.pop("entries_applied", 0)
     yield CounterMetricFamily("lattice_entries_applied", "Entries applied, own and others'.", value=applied)
     for name, (metric, doc) in _ENGINE_COUNTERS.items():
@@ -213,6 +213,14 @@ def _rounds(counts: Mapping[str, int]) -> Metric:
 
 def _after(prefix: str, counts: Mapping[str, int]) -> dict[str, int]:
     return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+
+
+def _folded(counts: Mapping[str, int], prefix: str, name: str) -> dict[str, int]:
+    """The counts with those of this prefix as one: whoever sends messages of two hundred types must not
+    use up the labels."""
+    kept = {key: count for key, count in counts.items() if not key.startswith(prefix)}
+    folded = _after(prefix, counts)
+    return {**kept, name: sum(folded.values())} if folded else kept
 
 
 def _labelled(name: str, doc: str, label: str, values: Mapping[str, int]) -> Metric:

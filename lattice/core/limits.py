@@ -52,6 +52,7 @@ CLOCK_AHEAD_MS_MAX: Final = 300_000  # a remote clock further ahead than this ne
 COUNTER_WINDOW: Final = 1024  # HTTP requests overlap and arrive out of order
 COUNTER_OVERLAP: Final = 32  # requests on their way while the first of a boot is challenged
 BOOTS_MAX: Final = 4096  # (sender, boot) pairs whose counters are remembered
+BOOTS_PER_PEER_MAX: Final = 256  # starts of one peer whose presence is taken while this process runs
 CHALLENGES_MAX: Final = 1024
 CHALLENGES_PER_KEY_MAX: Final = 8  # a key has one live boot, a cloned one two: more are a flood
 CHALLENGE_LIFE_S: Final = 30.0

@@ -40,6 +40,7 @@ from ..core.envelope import Freshness, Sealer
 from ..core.errors import LatticeError, MalformedError
 from ..core.failover import Monitor
 from ..core.failover_events import (
+    Liveness,
     Lung,
     ModeChanged,
     MonitorConfig,
@@ -116,6 +117,8 @@ _DISK_CHECK_S: Final = 2.0
 _ACK_TIMEOUT_S: Final = 10.0
 _ACK_STEP_S: Final = 0.25
 _WATCH_PEERS_S: Final = 1.0
+_ROOM_EVERY_S: Final = 1.0
+_PEERS_SAVE_EACH_S: Final = 0.01
 
 
 class Node:
@@ -148,6 +151,7 @@ class Node:
             key.peer_id,
             takes_loopback=self._is_on_loopback_alone,
             refused=lambda reason: self._count(f"addresses_refused_{reason}"),
+            let_go=self._let_go,
         )
         self._driver = Driver(
             lambda: Engine(key, network_id, store),
@@ -226,6 +230,8 @@ class Node:
         self._known_shown = -1
         self._p2p_up = False
         self._peers_saved = -1
+        self._peers_save_at = 0.0
+        self._room_at = 0.0
         self._hints_to_greet, self._hints_found = trio.open_memory_channel[str](HINTS_MAX)
 
     # Identity and views.
@@ -438,6 +444,21 @@ class Node:
             self._p2p.expel(peer.key)
         return gone
 
+    def _let_go(self, keys: Sequence[str]) -> str | None:
+        """The oldest of these peers that nothing is heard of, forgotten in favour of a new one. Once a
+        second: looking through thousands at each name that somebody makes would be the attack."""
+        now = trio.current_time()
+        if now < self._room_at:
+            return None
+        self._room_at = now + _ROOM_EVERY_S
+        dead = {seen.peer for seen in self.heartbeat.view().peers if seen.liveness is Liveness.DEAD}
+        gone = next((key for key in keys if key in dead), None)
+        if gone is not None:
+            self._count("peers_replaced")
+            self.heartbeat.feed(PeerForgotten(gone, now))
+            self._anti_entropy.stop_polls((gone,))
+        return gone
+
     def hint_peer(self, peer_id: str, addresses: Addresses) -> None:
         """Discovery found a place where a node may be; it becomes a peer when it answers a Hello."""
         if not self.registry.hint(peer_id, addresses) or not self.registry.hinted(peer_id).http:
@@ -531,8 +552,10 @@ class Node:
                 self._check_clock(wall)
 
     async def _addresses_changed(self) -> None:
-        if self.registry.changed == self._peers_saved:
+        if self.registry.changed == self._peers_saved or trio.current_time() < self._peers_save_at:
             return
+        # A member that changes its name without end makes us write the whole list each time.
+        self._peers_save_at = trio.current_time() + len(self.registry) * _PEERS_SAVE_EACH_S
         try:
             await self._share_peers()
         except LatticeError:

@@ -6,9 +6,9 @@ store) and must become one list in which nobody stands twice and we ourselves ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 
@@ -22,8 +22,11 @@ from ..core.addresses import (
 )
 from ..core.errors import MalformedError
 from ..core.failover_events import PLACEHOLDER_PREFIX
-from ..core.limits import ADDRESSES_MAX, HINTS_MAX, KNOWN_NODES_MAX
+from ..core.limits import ADDRESSES_MAX, BOOTS_PER_PEER_MAX, HINTS_MAX, KNOWN_NODES_MAX
 from ..core.messages import Addresses, Roots
+
+# What was learned leaves room for what the settings name, which is read after it.
+_ROOM_FOR_SETTINGS: Final = 64
 
 Source = Literal["configured", "ticket", "learned", "mdns", "added"]
 
@@ -76,7 +79,8 @@ class Peer:
         if boot == last_boot:
             if counter <= last_counter:
                 return False
-        elif boot in self.past_boots:
+        elif boot in self.past_boots or len(self.past_boots) >= BOOTS_PER_PEER_MAX:
+            # None is ever let go of: it could be shown again as the newest, and end the true one.
             return False
         elif last_boot:
             self.past_boots.add(last_boot)
@@ -93,12 +97,15 @@ class Registry:
         *,
         takes_loopback: Callable[[], bool] = lambda: True,
         refused: Callable[[str], None] = lambda reason: None,
+        let_go: Callable[[Sequence[str]], str | None] = lambda keys: None,
     ) -> None:
         """`takes_loopback` says whether what others announce may be on loopback: only where this node
-        itself is nowhere else. `refused` counts each announced address that was not taken, by reason."""
+        itself is nowhere else. `refused` counts each announced address that was not taken, by reason.
+        `let_go` is asked, when the registry is full, which of these peers may make room for another."""
         self._own_id = own_id
         self._takes_loopback = takes_loopback
         self._refused = refused
+        self._let_go = let_go
         self._peers: dict[str, Peer] = {}
         self._own_urls: set[str] = set()
         self._hints: dict[str, Addresses] = {}
@@ -238,7 +245,7 @@ class Registry:
             return None
         peer = self._peers.get(key)
         if peer is None:
-            if len(self._peers) >= KNOWN_NODES_MAX:
+            if len(self._peers) >= KNOWN_NODES_MAX and not self._make_room():
                 return None
             peer = self._peers[key] = Peer(key)
             if configured is not None:
@@ -246,6 +253,17 @@ class Registry:
             self._take_hint(peer, self._hints.pop(key, Addresses()))
             self.changed += 1
         return peer
+
+    def _make_room(self) -> bool:
+        """Let go of a peer that is known by its own word alone and was never in sync: who makes thousands
+        of names must not keep a true node out for ever."""
+        own_word = [
+            key
+            for key, peer in self._peers.items()
+            if peer.sources <= {"learned", "mdns"} and peer.synced_ms is None
+        ]
+        gone = self._let_go(own_word)
+        return gone is not None and self.forget(gone)
 
     def _clean(self, addresses: Addresses, peer_id: str) -> Addresses:
         """Only well-formed, concrete addresses that claim no other identity, at places where another
@@ -300,6 +318,8 @@ class Registry:
         for row in orjson.loads(data):
             key, added = row["id"], row.get("added", {})  # earlier versions knew no added ones
             if not key.startswith(PLACEHOLDER_PREFIX):
+                if len(self._peers) >= KNOWN_NODES_MAX - _ROOM_FOR_SETTINGS and not any(added.values()):
+                    continue
                 self.learn(key, row["name"], Addresses(tuple(row["p2p"]), tuple(row["http"])))
             for text in added.get("p2p", ()):
                 self.add(Addresses(p2p=(text,)), key)

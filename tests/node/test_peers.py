@@ -7,9 +7,9 @@ import trio
 
 from lattice.core.errors import LatticeError
 from lattice.core.identity import NodeKey
-from lattice.core.limits import HINTS_MAX, KNOWN_NODES_MAX
+from lattice.core.limits import BOOTS_PER_PEER_MAX, HINTS_MAX, KNOWN_NODES_MAX
 from lattice.core.messages import Addresses
-from lattice.node.registry import Registry
+from lattice.node.registry import Peer, Registry
 from lattice.testing import Host, World, play
 from tests.node.kit import put, settled, until_known
 
@@ -160,6 +160,43 @@ def test_the_cap_on_known_peers() -> None:
             await n1.running.add_peer("http://10.2.0.1:8100")
 
     play(scenario)
+
+
+def test_a_full_list_makes_room_for_a_true_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that somebody made up, and that nobody hears of, keep nobody out."""
+    monkeypatch.setattr("lattice.node.registry.KNOWN_NODES_MAX", 4)
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, acquainted=False)
+        await world.start(n1, n2)
+        made_up = [NodeKey(bytes([number]) * 32).peer_id for number in range(1, 4)]
+        await n1.running.add_peer("http://10.0.0.99:8100")  # the operator's own word stays
+        for peer_id in made_up:
+            n1.running._learn(peer_id, "", Addresses())
+        await n2.running.add_peer(n1.url)
+        await put(n2, "k")
+        await until_known(world, n1, "k", 200)
+        with trio.fail_after(300):
+            while n2.key.peer_id not in ids(n1):
+                await trio.sleep(1)
+        assert ids(n1) == {"url:http://10.0.0.99:8100", n2.key.peer_id, *made_up[1:]}
+        assert n1.running.counters["peers_replaced"] == 1
+        # A node that is in sync does not make room for a name.
+        for number in range(10, 20):
+            n1.running._learn(NodeKey(bytes([number]) * 32).peer_id, "", Addresses())
+            await trio.sleep(80)
+        assert n2.key.peer_id in ids(n1)
+
+    play(scenario)
+
+
+def test_presence_of_ever_new_boots_is_bounded_and_shows_none_again() -> None:
+    peer = Peer("someone")
+    taken = [boot for boot in range(1, 1000) if peer.take_presence(boot, 1)]
+    assert taken == list(range(1, BOOTS_PER_PEER_MAX + 2))
+    assert len(peer.past_boots) == BOOTS_PER_PEER_MAX
+    assert not any(peer.take_presence(boot, 2) for boot in taken[:-1])
+    assert peer.take_presence(taken[-1], 2)
 
 
 def test_what_an_earlier_version_remembered_is_read() -> None:

@@ -36,6 +36,7 @@ NAMES: Final = (
     "handler_raised",
     "half_open_refused",
     "host_lost",
+    "identity_refused",
     "link_accepted",
     "link_late_answer",
     "link_malformed",

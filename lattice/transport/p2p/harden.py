@@ -20,6 +20,8 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection import swarm_connection
 from libp2p.pubsub.utils import safe_bytes_from_hex
 
+from lattice.core.errors import LatticeError
+from lattice.core.identity import public_key_of
 from lattice.core.limits import CONNECTIONS_MAX, GOSSIP_BYTES_MAX, HALF_OPEN_PER_ADDRESS_MAX, KIB
 from lattice.transport.p2p.bucket import Bucket
 from lattice.transport.p2p.counters import Counters
@@ -373,6 +375,8 @@ def bound_connections(
       one such peer would stop the health monitor for all. Here its socket is closed.
     - a write that is cancelled half-way leaves half a Noise message on the wire, and the connection
       is lost with the next one. Here a write that has begun is finished.
+    - libp2p takes identities of other kinds of keys. No node has one, and nothing behind this door knows
+      what to call such a peer.
 
     All that before its reader starts: the first frame may have come with the handshake, and who is told
     of a connection by the library is told after that.
@@ -380,6 +384,12 @@ def bound_connections(
     inner = network.add_conn
 
     async def add_bound(muxed: Internals, *args: Internals, **kwargs: Internals) -> Internals:
+        try:
+            public_key_of(str(muxed.peer_id))
+        except LatticeError as error:
+            counters.add("identity_refused")
+            await _quietly(muxed.close)
+            raise ConnectionClosedError("not the peer id of a node") from error
         if "_write_frame" not in vars(muxed):  # the library may add the same one twice
             _bound(muxed, lambda: admitted(muxed.peer_id), counters, tuning)
         return await inner(muxed, *args, **kwargs)

@@ -104,6 +104,14 @@ async def test_open_to_everybody_only_with_public_status(node: Node, app: FastAP
     assert node.name not in response.text
 
 
+async def test_types_that_a_peer_invents_use_up_no_labels(operator: httpx.AsyncClient, node: Node) -> None:
+    node.counters.update({f"unknown_type_{number}": 2 for number in range(7, 256)})
+    node.counters["request_replayed"] = 5
+    families = await scrape(operator)
+    assert value(families, "lattice_messages_total", event="request_replayed") == 5
+    assert value(families, "lattice_messages_total", event="unknown_type") == 2 * 249
+
+
 async def test_labels_are_capped_and_nothing_is_lost(node: Node) -> None:
     """Reasons come from what others do: a scraper must not be given one series for each."""
     node.counters.update({f"odd_{number}": 1 for number in range(3 * LABEL_SETS_MAX)})

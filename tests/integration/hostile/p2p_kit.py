@@ -33,6 +33,7 @@ from lattice.testing.cluster import LocalNode, wait_for
 
 from lattice.transport.p2p.streams import SYNC_PROTOCOL, STREAM_ERRORS, encode_frame  # isort: skip
 from libp2p.crypto.ed25519 import create_new_key_pair  # isort: skip  # importable after lattice.transport.p2p
+from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.trio import TrioTCPStream
@@ -283,7 +284,7 @@ class RawPeer:
 
 @asynccontextmanager
 async def raw_peer(
-    node: LocalNode, *, seed: bytes | None = None, source: str = HOSTILE
+    node: LocalNode, *, seed: bytes | None = None, keys: KeyPair | None = None, source: str = HOSTILE
 ) -> AsyncIterator[RawPeer]:
     """Any libp2p identity with an upgraded connection to the node."""
     seed = seed or os.urandom(32)
@@ -293,7 +294,7 @@ async def raw_peer(
         with trio.fail_after(20):
             await MultiselectClient().select_one_of([NOISE], MultiselectCommunicator(raw))
             noise = NoiseTransport(
-                create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
+                keys or create_new_key_pair(seed), noise_privkey=create_noise_key_pair().private_key
             )
             secured = await noise.secure_outbound(raw, await node_id(node))
             await MultiselectClient().select_one_of([YAMUX], MultiselectCommunicator(secured))

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.rsa import create_new_key_pair as create_rsa_key_pair
+from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_key_pair
 
 from lattice.core.identity import NodeKey
 from lattice.core.limits import HALF_OPEN_PER_ADDRESS_MAX
@@ -122,6 +125,20 @@ async def test_a_connection_counts_as_half_open_until_it_has_greeted(made: Scene
             peer = await stack.enter_async_context(raw_peer(made.victim, seed=seed))
             await peer.link(made.member.another(key=NodeKey(seed)))
     await gives_its_sockets_back(made)
+
+
+@pytest.mark.parametrize("kind", [create_secp256k1_key_pair, create_rsa_key_pair], ids=["secp256k1", "rsa"])
+async def test_an_identity_that_no_node_has(kind: Callable[[], KeyPair], made: Scene) -> None:
+    async with syncing(made) as rise:
+        before = await off(rise.of, EVENTS, "identity_refused")
+        raised = await off(rise.of, EVENTS, "handler_raised")
+        with suppress(*CUT, Closed, trio.TooSlowError):
+            async with raw_peer(made.victim, keys=kind()) as peer:
+                with trio.fail_after(8):
+                    await peer.gone.wait()
+        await rises(rise, EVENTS, "identity_refused", by=before + 1)
+        assert await off(rise.of, EVENTS, "handler_raised") == raised
+        await a_member_gets_in(made)
 
 
 GARBAGE = {
