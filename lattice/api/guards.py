@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..core.addresses import source_of
 from ..core.errors import LatticeError
 from ..core.limits import (
     ENVELOPE_BYTES_MAX,
@@ -287,10 +288,38 @@ class PeerLimit:
         if scope["type"] != "http" or not self._is_peer(scope):
             await self._app(scope, receive, send)
             return
-        address = client_of(scope)
+        address = source_of(client_of(scope))
+        start: Message | None = None
+        refused = False
+
+        async def send_with_room(message: Message) -> None:
+            """An answer is let out when there is room for all of it: one that is not read stays in memory
+            until the connection's time for writing is over, and a request of 300 bytes asks for 1.5 MiB."""
+            nonlocal start, refused
+            if message["type"] != "http.response.body":
+                start = message
+                return
+            if refused:
+                return
+            size = len(message.get("body", b""))
+            try:
+                self._turnstile.hold(address, size)
+            except LatticeError as error:
+                # Said here: the framework takes an error in the middle of an answer for a defect.
+                refused = True
+                await problem_of(error)(scope, receive, send)
+                return
+            try:
+                if start is not None:
+                    begun, start = start, None
+                    await send(begun)
+                await send(message)
+            finally:
+                self._turnstile.let_go(address, size)
+
         self._turnstile.enter(address)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_room)
         finally:
             self._turnstile.leave(address)
 
@@ -319,7 +348,9 @@ class Intake:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(self._turnstile, client_of(scope), min(self._body_bytes_max, _body_cap(scope)))
+        body = _Body(
+            self._turnstile, source_of(client_of(scope)), min(self._body_bytes_max, _body_cap(scope))
+        )
         try:
             await self._serve(body, scope, receive, send)
         finally:

@@ -19,7 +19,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..core.addresses import Bind
+from ..core.addresses import Bind, source_of
 from ..core.errors import ConfigError
 from ..observability.logs import TaggedLogger
 from .connection import Connection
@@ -133,7 +133,7 @@ class _Server:
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection, unless there are too many: then it is closed at once."""
         try:
-            address: str = stream.socket.getpeername()[0]
+            address = source_of(stream.socket.getpeername()[0])
         except OSError:  # it is gone already
             await trio.aclose_forcefully(stream)
             return

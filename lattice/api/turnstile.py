@@ -1,4 +1,4 @@
-"""How much strangers may hold of a node at once: requests in flight, and the bytes of their bodies.
+"""How much strangers may hold of a node at once: requests in flight, and the bytes of bodies either way.
 
 Separate from the middleware that asks it, because one is shared by all listeners of a node: what the
 sync listener has given away, the API must not give away again.
@@ -19,7 +19,8 @@ PEER_REQUESTS_PER_ADDRESS_MAX: Final = 64
 
 @dataclass(slots=True)
 class Turnstile:
-    """Bounds the peer requests in flight, and the bytes of all bodies held, in all and by address."""
+    """Bounds the peer requests in flight, and the bytes of all bodies held, of requests and of answers
+    that are not sent yet; in all and by address (see `source_of`)."""
 
     requests_max: int = PEER_REQUESTS_MAX
     per_address_max: int = PEER_REQUESTS_PER_ADDRESS_MAX
@@ -30,7 +31,7 @@ class Turnstile:
 
     @property
     def bytes_held(self) -> int:
-        """Of all bodies that are being read or answered."""
+        """Of all bodies that are being read, answered or sent."""
         return sum(self._bytes_by_address.values())
 
     def enter(self, address: str) -> None:
@@ -47,7 +48,7 @@ class Turnstile:
         """Room for so many more bytes of a body. Raises `too_many`."""
         held = self._bytes_by_address.get(address, 0)
         if held + size > self.bytes_per_address_max or self.bytes_held + size > self.bytes_max:
-            raise LatticeError("too_many", "Too many bytes of requests at once; try again in a second.")
+            raise LatticeError("too_many", "Too many bytes at once; try again in a second.")
         self._bytes_by_address[address] = held + size
 
     def let_go(self, address: str, size: int) -> None:

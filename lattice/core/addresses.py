@@ -78,6 +78,17 @@ def ip_of(host: str) -> IpAddress | None:
         return None
 
 
+def source_of(host: str) -> str:
+    """For whom the sender at this address counts where senders are bounded: an IPv6 sender owns its whole
+    /64, and an IPv4 address may come in the clothes of IPv6."""
+    address = ip_of(host.partition("%")[0])
+    if not isinstance(address, ipaddress.IPv6Address):
+        return host if address is None else str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 def is_unroutable(address: IpAddress) -> bool:
     """Whether no node is ever reached there: link-local (it means something only together with an
     interface, and the metadata of clouds lives there), multicast, broadcast, unspecified."""

@@ -78,7 +78,7 @@ HTTP_PIECE_BYTES_MIN: Final = 64  # on average beyond these: a piece costs the l
 HTTP_BODYLESS_BYTES_MAX: Final = 64 * KIB  # for routes that read no body: some clients send one all the same
 HTTP_BODIES_BYTES_MAX: Final = (
     64 * MIB
-)  # all bodies held at once, whoever sent them: 16 of the largest envelopes
+)  # all bodies held at once, of requests and of answers not sent yet: 16 of the largest envelopes
 HTTP_BODIES_BYTES_PER_ADDRESS_MAX: Final = 32 * MIB  # half of it, so that one address never takes all
 LONG_POLL_S_MAX: Final = 25.0
 VALUE_DEPTH_MAX: Final = 64

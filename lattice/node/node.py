@@ -78,10 +78,12 @@ from ..core.messages import (
     BeatFlag,
     Entries,
     Heads,
+    HeadsFlag,
     Hello,
     Message,
     Proof,
     Roots,
+    WantEntries,
 )
 from ..core.proofs import KeyProof
 from ..core.receipts import Receipt
@@ -105,7 +107,7 @@ from .ports import NodeOptions, Ports
 from .registry import Peer, Registry, Source
 from .restraint import Restraint
 from .status import build_status, rfc3339
-from .turns import REFUSAL_S, Turns
+from .turns import REFUSAL_S, Turns, cost_s
 from .versions import version_warnings
 from .watch import Watch
 
@@ -165,7 +167,8 @@ class Node:
         self.bus = Bus(boot)
         self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
-        self._turns = Turns()
+        self._turns = Turns()  # of requests; a round must not wait for hints
+        self._gossip_turns = Turns()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
             self._freshness,
@@ -371,7 +374,7 @@ class Node:
             raise self._low_disk
         key = idempotency_key.encode("utf-8") if idempotency_key else b""
         drafts, held = tuple(ops), tuple(conditions)
-        self._turns.note(b"")
+        self._note_use(b"")
         reply = await self._driver.ask(lambda token: Append(token, drafts, held, key, request_digest))
         if not isinstance(reply, Acknowledged):
             raise AssertionError(f"a write was answered by {reply!r}")
@@ -906,12 +909,18 @@ class Node:
     async def _ask_in_turn(
         self, messages: tuple[Message, ...], sender: bytes, boot: int, lung: Lung
     ) -> object:
-        """The engine's answer. What is to be verified and stored waits for the sender's turn."""
-        if not any(isinstance(message, Entries | Proof) for message in messages):
+        """The engine's answer. What is to be verified, stored, compared or read waits for the sender's
+        turn; a beat's look at the roots does not."""
+        if not any(map(_is_work, messages)):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
-        self._turns.note(sender)
+        self._note_use(sender)
         async with self._turns.take(sender):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
+
+    def _note_use(self, who: bytes) -> None:
+        """Somebody brings or takes something: a peer by its key, this machine's own programs by none."""
+        self._turns.note(who)
+        self._gossip_turns.note(who)
 
     async def _hold(self, messages: Sequence[Message]) -> None:
         """The long-poll: hold the answer back while the asker holds exactly what we hold."""
@@ -984,9 +993,15 @@ class Node:
     async def _take_gossip(self, received: Received) -> bool:
         if self._low_disk is not None:
             return True  # nothing is wrong with it; it comes again by a round
+        sender = received.opened.sender
+        self._note_use(sender)
         try:
-            judged = await self._judge(received, "gossip")
-        except LatticeError:
+            async with self._gossip_turns.take(sender, cost_s(received.messages)):
+                judged = await self._judge(received, "gossip")
+        except LatticeError as error:
+            if error.code == "too_many":
+                # A hint is let fall, not queued: the next round brings what was in it.
+                self._count("gossip_out_of_turn")
             return False
         return bool(judged) and all(reply.authentic for reply in judged)
 
@@ -1004,3 +1019,14 @@ class Node:
                 raise AssertionError(f"a one-way message was answered by {reply!r}")
             judged.append(reply)
         return judged
+
+
+def _is_work(message: Message) -> bool:
+    """Whether an answer costs more than a look at the roots."""
+    match message:
+        case Entries() | Proof() | WantEntries():
+            return True
+        case Heads():
+            return HeadsFlag.LISTS in message.flags
+        case _:
+            return False

@@ -7,15 +7,17 @@ a peer with sixty in line would get sixty turns for one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from ..core.entry import parse_header
 from ..core.errors import LatticeError
 from ..core.limits import TURNS_WAITING_MAX
+from ..core.messages import Entries, Message, Proof
 
 # A peer rests for three times what its page took: it has at most a quarter of the engine here, since what
 # it brought costs as much again where others fetch it from us. It does not rest longer than this, since a
@@ -24,6 +26,11 @@ REST_SHARE: Final = 3.0
 REST_S_MAX: Final = 1.0
 REFUSAL_S: Final = 0.5  # how long a refusal for a full line is held back
 _OTHERS_S: Final = 1.0  # whoever did something so lately is there
+# An entry is parsed, hashed, compared and stored; each of its ops is applied; all its bytes are written.
+_ENTRY_S: Final = 100e-6
+_OP_S: Final = 15e-6
+_BYTE_S: Final = 5e-9
+_PROOF_S: Final = 2e-3  # up to 128 headers hashed and two seals verified
 
 
 @dataclass(slots=True)
@@ -58,9 +65,10 @@ class Turns:
         return line is not None and line.held > TURNS_WAITING_MAX
 
     @asynccontextmanager
-    async def take(self, peer: bytes) -> AsyncIterator[None]:
+    async def take(self, peer: bytes, cost_s: float | None = None) -> AsyncIterator[None]:
         """Wait for this peer's turn. Raises `too_many` when its line is full: an honest peer sends the
-        next page of a round when the one before has been answered."""
+        next page of a round when the one before has been answered. It rests for what its request took,
+        or for `cost_s` where that is given: many small ones wait for the disk more than they work."""
         if self.is_full(peer):
             raise too_many()
         self._forget_rested()
@@ -71,19 +79,32 @@ class Turns:
                 await trio.sleep_until(line.rests_until)
                 began = trio.current_time()
                 yield
-                self._rest(line, peer, began)
+                self._rest(line, peer, trio.current_time() - began if cost_s is None else cost_s)
         finally:
             line.held -= 1
 
-    def _rest(self, line: _Line, peer: bytes, began: float) -> None:
+    def _rest(self, line: _Line, peer: bytes, took_s: float) -> None:
         now = trio.current_time()
         if any(who != peer and now - when < _OTHERS_S for who, when in self._seen.items()):
-            line.rests_until = now + min(REST_SHARE * (now - began), REST_S_MAX)
+            line.rests_until = now + min(REST_SHARE * took_s, REST_S_MAX)
 
     def _forget_rested(self) -> None:
         now = trio.current_time()
         for peer in [peer for peer, line in self._lines.items() if not line.held and line.rests_until <= now]:
             del self._lines[peer]
+
+
+def cost_s(messages: Iterable[Message]) -> float:
+    """What entries cost the engine and the store, about: the loop of one core is the measure. Raises
+    MalformedError."""
+    total = 0.0
+    for message in messages:
+        if isinstance(message, Entries):
+            ops = sum(parse_header(header).op_count for header, _ in message.frames)
+            total += _ENTRY_S * len(message.frames) + _OP_S * ops + _BYTE_S * message.size
+        elif isinstance(message, Proof):
+            total += _PROOF_S
+    return total
 
 
 def too_many() -> LatticeError:

@@ -13,6 +13,7 @@ from lattice.core.addresses import (
     parse_multiaddr,
     parse_node_url,
     parse_origin,
+    source_of,
 )
 from lattice.core.errors import MalformedError
 from lattice.core.identity import NodeKey
@@ -158,3 +159,20 @@ def test_places_where_no_other_node_is(host: str, unroutable: bool, loopback: bo
     address = ip_of(host)
     assert (address is not None and is_unroutable(address)) is unroutable
     assert is_loopback_host(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1::7", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("", ""),
+        ("testclient", "testclient"),
+    ],
+)
+def test_for_whom_a_sender_counts(host: str, source: str) -> None:
+    assert source_of(host) == source

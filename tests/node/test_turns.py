@@ -10,7 +10,9 @@ import trio.testing
 
 from lattice.core.errors import LatticeError
 from lattice.core.limits import TURNS_WAITING_MAX
-from lattice.node.turns import REST_S_MAX, REST_SHARE, Turns
+from lattice.core.messages import Proof, WantEntries
+from lattice.node.turns import REST_S_MAX, REST_SHARE, Turns, cost_s
+from tests.core.core_kit import Author, page, put
 
 
 async def pages(turns: Turns, peer: bytes, count: int, took_s: float) -> list[float]:
@@ -43,6 +45,31 @@ async def test_a_peer_rests_between_its_pages_unless_it_is_alone(
         nursery.cancel_scope.cancel()
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert gaps == pytest.approx([took_s + (0 if alone else rest_s)] * 3)
+
+
+async def test_what_waits_for_the_disk_rests_for_its_work_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    turns = Turns()
+    turns.note(b"")
+    began = []
+    for _ in range(3):
+        async with turns.take(b"a", cost_s=0.01):
+            began.append(trio.current_time())
+            await trio.sleep(0.1)
+    assert [later - earlier for earlier, later in itertools.pairwise(began)] == pytest.approx([0.13] * 2)
+
+
+def test_the_cost_of_entries_rises_with_their_number_their_ops_and_their_bytes() -> None:
+    author = Author(3)
+
+    def cost(entries: int, ops: int, value: bytes = b"1") -> float:
+        return cost_s([page([author.write(*[put(b"k", value)] * ops) for _ in range(entries)])])
+
+    assert cost_s([]) == cost_s([WantEntries(())]) == 0
+    assert 0 < cost(1, 1) < cost(1, 256) < cost(1, 256, bytes(500))
+    assert cost(300, 1) == pytest.approx(300 * cost(1, 1))
+    assert cost_s([Proof(1, b"")]) > cost(1, 1)
 
 
 async def test_a_line_is_bounded_and_of_one_peer(autojump_clock: trio.testing.MockClock) -> None:

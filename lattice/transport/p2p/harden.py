@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import ipaddress
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection import swarm_connection
 from libp2p.pubsub.utils import safe_bytes_from_hex
 
+from lattice.core.addresses import source_of
 from lattice.core.errors import LatticeError
 from lattice.core.identity import public_key_of
 from lattice.core.limits import CONNECTIONS_MAX, GOSSIP_BYTES_MAX, HALF_OPEN_PER_ADDRESS_MAX, KIB
@@ -443,18 +443,12 @@ def _remembered(get_addrs: Callable[[], list[Any]], life_s: float = 5.0) -> Call
 
 
 def _origin(stream: Internals) -> str:
-    """The address that a half-open connection counts for; an IPv6 sender owns its whole /64."""
+    """The address that a half-open connection counts for."""
     try:
         # Not libp2p's get_remote_address: that gives None for every IPv6 peer.
-        text = stream.stream.socket.getpeername()[0]
-        address = ipaddress.ip_address(str(text).partition("%")[0])
-    except (OSError, AttributeError, ValueError):
+        return source_of(str(stream.stream.socket.getpeername()[0]))
+    except (OSError, AttributeError):
         return "unknown"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 async def _quietly(close: Callable[[], Awaitable[Any]]) -> None:

@@ -11,6 +11,8 @@ import trio
 import trio.testing
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive, Scope, Send
 
 from lattice.api.access import RULES, RouteClass, Rule, rules_for
 from lattice.api.app import create_app
@@ -277,6 +279,49 @@ async def test_all_bodies_together_are_bounded(node: Node) -> None:
         gate.set()
     assert sorted(statuses) == [400, 400, 429, 429, 429]
     assert refusals.by_reason == {"too_many": 3, "envelope": 2, "bad_value": 1}
+    assert turnstile.bytes_held == 0
+
+
+async def test_answers_that_nobody_reads_are_bounded(node: Node) -> None:
+    """A request of some bytes asks for an answer of many, which stays in memory until it is sent."""
+
+    class Talking(Refusing):
+        async def serve_sync(self, body: bytes, remote: str) -> bytes:
+            return bytes(90_000)
+
+    turnstile = Turnstile(bytes_max=300_000, bytes_per_address_max=200_000)
+    app = create_app(Talking(node, LatticeError("internal", "")), operator_access(), turnstile=turnstile)
+    gate, begun = trio.Event(), 0
+    statuses: list[int] = []
+
+    async def unread(scope: Scope, receive: Receive, send: Send) -> None:
+        async def stalled(message: ASGIMessage) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.body" and len(message.get("body", b"")) == 90_000:
+                begun += 1
+                await gate.wait()
+            await send(message)
+
+        await app(scope, receive, stalled)
+
+    async def ask() -> None:
+        async with in_process(unread, client="2001:db8::7") as client:
+            response = await client.post("/api/lattice/sync/messages", content=b"x")
+            statuses.append(response.status_code)
+            if response.status_code == 429:
+                problem(response, 429, "too_many")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (begun, statuses) == (2, [429] * 3)
+        async with in_process(app, client="2001:db8::8") as neighbour:  # of the same /64: the same sender
+            assert (await neighbour.post("/api/lattice/sync/messages", content=b"x")).status_code == 429
+        async with in_process(app, client="192.0.2.7") as other:
+            assert (await other.post("/api/lattice/sync/messages", content=b"x")).status_code == 200
+        gate.set()
+    assert sorted(statuses) == [200, 200, 429, 429, 429]
     assert turnstile.bytes_held == 0
 
 
