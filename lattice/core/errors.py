@@ -41,6 +41,7 @@ CODES: Final[dict[str, ErrorKind]] = {
     "not_ready": ErrorKind(503, 1, "ERROR", "The node cannot take this now"),
     "store_failed": ErrorKind(503, 1, "ERROR", "The store failed"),
     "store_locked": ErrorKind(503, 78, "ERROR", "The data directory is in use"),
+    "store_busy": ErrorKind(503, 1, "ERROR", "Another program still reads the store"),
     "store_denied": ErrorKind(503, 78, "ERROR", "The data directory may not be used"),
     "store_corrupt": ErrorKind(503, 1, "ERROR", "The store does not verify"),
     "store_too_new": ErrorKind(503, 78, "ERROR", "The store was written by a newer program"),

@@ -759,7 +759,7 @@ class Node:
     def _beaten(self, peer_id: str, beat: Beat) -> bool:
         """Take a direct peer's beat; whether its heads differ from ours."""
         if BeatFlag.TWIN_ALARM in beat.flags:
-            self._twin(self.peer_id)
+            self._told_of_twin(peer_id)
         self._learn(peer_id, beat.name, beat.addresses)
         return self._note_roots(peer_id, beat.roots, equal_at=self._driver.commits)
 
@@ -807,7 +807,7 @@ class Node:
         if answer.twin or (peer_id == self.peer_id and answer.boot != self._boot):
             self._twin(peer_id)
         if any(isinstance(m, Beat) and BeatFlag.TWIN_ALARM in m.flags for m in answer.messages):
-            self._twin(self.peer_id)
+            self._told_of_twin(peer_id)
 
     def _note_greeting(self, answer: Answered, asked: Peer | None, url: str | None) -> str | None:
         peer_id = peer_id_of(answer.sender)
@@ -833,6 +833,17 @@ class Node:
         self._raise_alarm(
             f"twin {peer_id}",
             f"two live processes use {own}: a data directory was copied; stop one and give it a new identity",
+        )
+
+    def _told_of_twin(self, by: str) -> None:
+        """A peer has seen it. That is its word alone, and is said to be."""
+        code = f"twin {self.peer_id}"
+        if code in self._alarms:
+            return
+        self._raise_alarm(
+            code,
+            f"two live processes use this node's own key, says {by}: if a data directory was copied, stop "
+            "one and give it a new identity; if not, look at that peer",
         )
 
     # Requests of others.

@@ -101,8 +101,8 @@ class LockedStore(SqliteStore):
 def open_store(data_dir: Path, network_id: bytes) -> SqliteStore:
     """Open the store of a data directory for this process alone, making both if they are not there.
 
-    Raises LatticeError: `store_locked` (another process has it), `store_too_new`, `store_corrupt`
-    or `store_denied` (then nothing was changed), `no_space`, `store_failed`. After a failed sync of
+    Raises LatticeError: `store_locked` (another process has it), `store_busy` (one still reads it),
+    `store_too_new`, `store_corrupt` or `store_denied` (then nothing was changed), `no_space`, `store_failed`. After a failed sync of
     an earlier run everything is verified first, which takes about a minute for a million entries.
     """
     path = data_dir / STORE_FILE
@@ -313,7 +313,7 @@ def _rewrite(path: Path) -> None:
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            raise LatticeError("store_locked", f"Another program still reads {path}. Close it first.")
+            raise LatticeError("store_busy", f"Another program still reads {path}. Close it first.")
         connection.execute("VACUUM INTO ?", (str(new),))
     finally:
         connection.close()

@@ -140,7 +140,7 @@ class SqliteStore(SqliteReader):
         """Move the whole write-ahead log into the store and empty it.
 
         What a killed process wrote and never synced is thereby durable before anyone reads it.
-        Raises LatticeError `store_locked` while another program holds an older snapshot.
+        Raises LatticeError `store_busy` while another program holds an older snapshot.
         """
         with self._lock:
             self._unpin()
@@ -150,7 +150,7 @@ class SqliteStore(SqliteReader):
             raise self._failed(error) from error
         if busy:
             raise LatticeError(
-                "store_locked", f"Another program still reads {self.path}. Wait for it, then start again."
+                "store_busy", f"Another program still reads {self.path}. Wait for it, then start again."
             )
         self._rows_written = 0
 

@@ -22,6 +22,7 @@ from lattice.storage.datadir import LOCK_FILE, STORE_FILE, DirectoryLock, open_r
 from lattice.storage.memory import MemoryStore
 from lattice.storage.sqlite import SqliteStore
 from tests.contracts.ledgers import NETWORK, Ledger, assert_same_rows, workload
+from tests.core.core_kit import Replica
 
 CHILD = Path(__file__).with_name("store_child.py")
 
@@ -80,6 +81,20 @@ def test_one_process_cannot_open_a_directory_twice(tmp_path: Path) -> None:
     assert f"process {os.getpid()}." in refused.value.message
     store.close()
     store.close()
+    open_store(tmp_path, NETWORK).close()
+
+
+def test_a_start_beside_a_reader_of_before_may_be_tried_again(tmp_path: Path) -> None:
+    """An export or a check that outlives the node: a supervisor must not take it for a wrong setting."""
+    replica = Replica(3, open_store(tmp_path, NETWORK))
+    replica.put(b"a")
+    reader = open_reader(tmp_path)
+    replica.put(b"b")
+    replica.store.close()
+    with pytest.raises(LatticeError, match="Wait for it, then start again") as refused:
+        open_store(tmp_path, NETWORK)
+    assert (refused.value.code, refused.value.kind.exit_code) == ("store_busy", 1)
+    reader.close()
     open_store(tmp_path, NETWORK).close()
 
 

@@ -59,7 +59,7 @@ def test_a_copy_beside_the_original_raises_the_alarm_and_loses_nothing(
         assert f"[ALERT] {TWIN}the key of {peer_id}" in neighbour.log_text()
         for twin in (original, copy):
             wait_for("its own alarm", lambda: bool(twin_alarms(twin)), within_s=ALARM_WITHIN_S)  # noqa: B023
-            assert twin_alarms(twin)[0].startswith(f"{TWIN}this node's own key:")
+            assert twin_alarms(twin)[0].startswith(f"{TWIN}this node's own key")
         wait_equal(nodes, within_s=EQUAL_WITHIN_S)
         for node in nodes:
             journal.put(node, f"{node.name}/after the alarm", 1)
