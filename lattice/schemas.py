@@ -322,7 +322,8 @@ class HistoryVersion:
 @dataclass(frozen=True, slots=True)
 class History:
     """`GET history/{key}`: newest first by (clock, author, version); `next` is the `after` of the next
-    page. `complete` is false when the key has more than 10,000 ops, of which only so many were read."""
+    page. `complete` is false when only the newest 10,000 ops of the key are listed (fewer, if they replace
+    very many versions), with every live version; `replaced_by` is then of the listed ones."""
 
     success: bool
     key: str

@@ -15,16 +15,14 @@ import trio
 from ..core.clock import clock_text
 from ..core.entry import HEADER_BYTES, Op, OpKind, Seal, Version, parse_entry, parse_header
 from ..core.errors import LatticeError, MalformedError
-from ..core.history import HistoryItem, KeyHistory
+from ..core.history import HistoryItem, HistoryPage
 from ..core.identity import peer_id_of, public_key_of
-from ..core.limits import MIB
 from ..core.rows import EntryRow, LogKey
 from ..node.facade import NodeFacade
 from ..schemas import EntryInfo, EntryOp, EntryPage, History, HistoryVersion
 from .answers import UNREADABLE
 from .values import is_readable
 
-_PAGE_BYTES_MAX: Final = 4 * MIB  # of values in one page of a history
 _SCANNED_MAX: Final = 16  # store reads (1.5 MiB each at most) for one page: a filter may match nothing
 _ID: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _EPOCH: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
@@ -46,33 +44,18 @@ def parse_epoch(text: str | None) -> int | None:
     return int(text, 16)
 
 
-def history_page(history: KeyHistory, key: str, after: Version | None, limit: int) -> History:
-    """Up to `limit` items behind `after`. Raises `not_found` when no op of the key is held."""
-    items = history.items
-    if not items:
-        raise LatticeError("not_found", f"Nothing was ever written under {key[:100]!r}.")
-    start = 0
-    if after is not None:
-        start = 1 + next((at for at, item in enumerate(items) if item.written.version == after), -2)
-        if start < 0:
-            raise LatticeError("bad_request", f"after: {after} is no version of this key.")
-    shown: list[HistoryVersion] = []
-    size = 0
-    for item in items[start : start + limit]:
-        if size > _PAGE_BYTES_MAX:
-            break
-        shown.append(_history_version(item))
-        size += len(item.value or b"")
-    is_last = start + len(shown) >= len(items)
-    following = None if is_last else shown[-1].version
-    return History(True, key, shown, len(shown), history.complete, following)
+def history_page(page: HistoryPage, key: str) -> History:
+    """The answer of one page."""
+    shown = [_history_version(item, value) for item, value in zip(page.items, page.values, strict=True)]
+    following = None if page.is_last else shown[-1].version
+    return History(True, key, shown, len(shown), page.complete, following)
 
 
-def _history_version(item: HistoryItem) -> HistoryVersion:
-    row, header, op = item.written.row, item.written.header, item.written.op
-    value, error = _shown(item.value)
+def _history_version(item: HistoryItem, stored: bytes | None) -> HistoryVersion:
+    one, op = item.written, item.written.op
+    value, error = _shown(stored)
     return HistoryVersion(
-        version=str(item.written.version),
+        version=str(one.version),
         op=op.kind.name.lower(),
         value=value,
         error=error,
@@ -81,16 +64,16 @@ def _history_version(item: HistoryItem) -> HistoryVersion:
         winner=item.winner,
         replaces=[str(version) for version in item.replaces],
         replaced_by=[str(version) for version in item.replaced_by],
-        id=row.id.hex(),
-        op_index=item.written.op_index,
-        author=peer_id_of(row.author),
-        epoch=f"{row.epoch:016x}",
-        seq=row.seq,
-        clock=clock_text(header.clock),
-        lung=row.lung,
-        peer=_peer(row),
-        arrived=_moment(row.arrived_ms),
-        arrived_ms=row.arrived_ms,
+        id=one.version.id.hex(),
+        op_index=one.version.op_index,
+        author=peer_id_of(one.author),
+        epoch=f"{one.epoch:016x}",
+        seq=one.seq,
+        clock=clock_text(one.clock),
+        lung=one.lung,
+        peer=_peer(one.peer),
+        arrived=_moment(one.arrived_ms),
+        arrived_ms=one.arrived_ms,
     )
 
 
@@ -157,7 +140,7 @@ def _info(row: EntryRow, **more: Any) -> EntryInfo:  # noqa: ANN401 - the fields
         op_count=header.op_count,
         size=HEADER_BYTES + len(row.ops),
         lung=row.lung,
-        peer=_peer(row),
+        peer=_peer(row.peer),
         arrived=_moment(row.arrived_ms),
         arrived_ms=row.arrived_ms,
         **more,
@@ -203,8 +186,8 @@ def _shown(stored: bytes | None) -> tuple[Any, str | None]:
     return orjson.Fragment(stored), None
 
 
-def _peer(row: EntryRow) -> str | None:
-    return peer_id_of(row.peer) if row.peer else None
+def _peer(peer: bytes) -> str | None:
+    return peer_id_of(peer) if peer else None
 
 
 def _moment(time_ms: int) -> str:

@@ -50,7 +50,7 @@ def history(args: argparse.Namespace) -> int:
     if after is not None:
         warn(f"there are more: --after {after}")
     if not page.complete:
-        warn("the key has more ops than one history reads; the list is not complete")
+        warn("the key has more ops than one history lists; the older ones are left out")
     return 0
 
 

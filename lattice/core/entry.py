@@ -307,6 +307,21 @@ def parse_stored(entry_id: bytes, header_bytes: bytes, ops: bytes) -> Entry:
     return Entry(entry_id, header, header_bytes, ops, spans, hashes)
 
 
+def ops_of_key(header: Header, ops: bytes, key: bytes) -> dict[int, Op]:
+    """The applied ops of one key by op index, out of a stored entry. Nothing is hashed: `op_hash` is
+    empty. Raises MalformedError."""
+    found: dict[int, Op] = {}
+    if header.version != FORMAT_VERSION:
+        return found
+    named = len(key).to_bytes(2, "big") + key
+    for index, (start, end) in enumerate(_split_ops(ops, header.op_count)):
+        if ops.startswith(named, start + 1):  # an entry has up to 256 ops, mostly of other keys
+            op = parse_op(ops, start, end, index, b"")
+            if op is not None:
+                found[index] = op._replace(key=key)  # the caller's object, not a copy for each op
+    return found
+
+
 def _split_ops(ops: bytes, count: int) -> tuple[tuple[int, int], ...]:
     spans = []
     at, end = 0, len(ops)

@@ -200,8 +200,11 @@ class Reader(Protocol):
         """Present keys (see KeyState.present) with `prefix`, greater than `after`, in byte order."""
         ...
 
-    def latest_put(self, key: bytes, author: bytes, epoch: int) -> Version | None:
-        """The latest put of `key` in that log by (seq, index), live or not."""
+    def latest_put(
+        self, key: bytes, author: bytes, epoch: int, below: tuple[int, int] | None = None
+    ) -> Version | None:
+        """The latest put of `key` in that log by (seq, index), live or not; with `below` the latest that
+        stands before that (seq, index)."""
         ...
 
     def is_named(self, key: bytes, target: Version) -> bool:
@@ -214,7 +217,18 @@ class Reader(Protocol):
 
     def fork_rows(self) -> dict[LogKey, ForkRow]: ...
 
-    def history(self, key: bytes, limit: int) -> list[OpRow]: ...
+    def history(self, key: bytes, limit: int) -> list[OpRow]:
+        """The first `limit` ops of the key by (author, epoch, seq, op index)."""
+        ...
+
+    def op_logs(self, key: bytes) -> list[LogKey]:
+        """The logs that hold ops of the key, in order."""
+        ...
+
+    def newest_ops(self, key: bytes, log: LogKey, below: tuple[int, int], limit: int) -> list[OpRow]:
+        """The last `limit` ops of the key in one log that stand before (seq, op index) `below`, the last
+        first."""
+        ...
 
     def entry(self, author: bytes, epoch: int, seq: int) -> EntryRow | None: ...
 

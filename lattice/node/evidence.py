@@ -7,23 +7,31 @@ thread may be committing to: pieces of two commits do not fit together, which th
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from heapq import merge
 from typing import Final, NamedTuple, Protocol
 
 import trio
 
 from ..core.engine import Engine
-from ..core.entry import parse_entry, parse_header
+from ..core.entry import OpKind, Version, ops_of_key, parse_entry, parse_header
 from ..core.errors import LatticeError, MalformedError
 from ..core.forks import unpack_fork_proof
-from ..core.history import OPS_READ_MAX, KeyHistory, Written, history_of
+from ..core.history import HistoryItem, HistoryPage, KeyHistory, Written, history_of, rank
 from ..core.identity import public_key_of
-from ..core.limits import PAGE_BYTES, SEAL_INTERVAL
+from ..core.limits import (
+    HISTORY_CHUNK,
+    HISTORY_NAMES_MAX,
+    HISTORY_OPS_MAX,
+    HISTORY_PAGE_BYTES,
+    PAGE_BYTES,
+    SEAL_INTERVAL,
+)
 from ..core.merkle import MerkleMap, bucket_of
 from ..core.proofs import KeyProof, ProofValue, ProofVersion, Statement, audit_path, verify_proof, winner_of
 from ..core.receipts import Receipt, ReceiptStatement, Step, plain_path, statement_body
-from ..core.rows import KeyState, LiveVersion, LogKey, Reader
+from ..core.rows import EntryRow, KeyState, LiveVersion, LogHead, LogKey, Reader
 from ..core.state import leaf_of
 from ..storage.port import Store
 from .facade import LedgerView
@@ -164,18 +172,122 @@ def _receipt_path(store: Reader, key: bytes) -> _ReceiptPath | None:
     return _ReceiptPath(leaves[at], tree.root(), root, steps)
 
 
-def read_history(store: Reader, network_id: bytes, key: bytes) -> KeyHistory:
-    """The history of a key; of one with very many ops the first OPS_READ_MAX in log order."""
-    ops = store.history(key, OPS_READ_MAX + 1)
-    complete = len(ops) <= OPS_READ_MAX
-    written = []
-    for op in ops[:OPS_READ_MAX]:
-        row = store.entry(op.author, op.epoch, op.seq)
-        if row is None:
-            raise LatticeError("store_corrupt", f"Entry {op.id.hex()} is gone, its op is not.")
-        entry = parse_entry(network_id, row.header, row.ops)
-        parsed = entry.parsed_ops()[op.op_index]
-        if parsed is None:
-            raise LatticeError("store_corrupt", f"Op {op.op_index} of entry {op.id.hex()} is not applied.")
-        written.append(Written(row, entry.header, op.op_index, parsed))
-    return history_of(written, store.key_state(key) or KeyState(key), complete=complete)
+class _CutMeanwhile(Exception):
+    """A fork took entries out of the store while they were read."""
+
+
+async def show_history(node: Ledger, key: bytes, after: Version | None, limit: int) -> HistoryPage:
+    """A page of the history of a key. All of it is read for that, in a thread.
+
+    Raises `not_found` when nothing was ever written under it, `bad_request` when `after` is not listed.
+    """
+    for _ in range(_TRIES):
+        try:
+            if node.store.in_line:
+                return _history_page(node.store, key, after, limit)
+            return await trio.to_thread.run_sync(_history_page, node.store, key, after, limit)
+        except _CutMeanwhile:
+            await trio.lowlevel.checkpoint()
+    raise LatticeError(
+        "not_ready", "Forks take out what is read of this key faster than it is read; try again."
+    )
+
+
+def _history_page(store: Reader, key: bytes, after: Version | None, limit: int) -> HistoryPage:
+    history = read_history(store, key)
+    if not history.items:
+        raise LatticeError("not_found", f"Nothing was ever written under {key.decode()[:100]!r}.")
+    shown = history.page(after, limit, HISTORY_PAGE_BYTES)
+    is_last = not shown or shown[-1] is history.items[-1]
+    return HistoryPage(tuple(shown), tuple(_put_values(store, shown)), history.complete, is_last)
+
+
+def read_history(store: Reader, key: bytes, *, ops_max: int = HISTORY_OPS_MAX) -> KeyHistory:
+    """The history of a key as of one commit; of one with very many ops the newest `ops_max`.
+
+    The newest are found from the end of each log, where an honest clock is highest, so that no more is
+    read than is listed: an author whose clocks fall hides ops of its own log and of no other. Versions
+    that are live stand in the history wherever they are found.
+    """
+    heads, state = _as_of(store, key)
+    logs = {log: heads[log].seq for log in store.op_logs(key) if log in heads}
+    walks = [_from_the_end(store, key, log, last) for log, last in logs.items()]
+    newest = merge(*walks, key=rank, reverse=True)
+    found: dict[Version, Written] = {}
+    names = 0
+    for one in newest:
+        names += len(one.op.over) + len(one.op.over_own)
+        if len(found) == ops_max or names > HISTORY_NAMES_MAX:
+            complete = False
+            break
+        found[one.version] = one
+    else:
+        complete = True
+    for live in state.live:
+        if live.version not in found:
+            written = _written(store, key, LogKey(live.author, live.epoch), live.seq)
+            found.update((one.version, one) for one in written if one.version == live.version)
+    earlier = {} if complete else _earlier_puts(store, key, found.values())
+    after = store.log_heads()
+    if any(after[log].frozen != heads[log].frozen for log in logs):
+        raise _CutMeanwhile
+    return history_of(found.values(), state, complete=complete, earlier=earlier)
+
+
+def _as_of(store: Reader, key: bytes) -> tuple[dict[LogKey, LogHead], KeyState]:
+    """The heads and the state of a key from one commit: what comes into the logs later is left out."""
+    while True:
+        heads = store.log_heads()
+        state = store.key_state(key) or KeyState(key)
+        if store.log_heads() == heads:
+            return heads, state
+
+
+def _from_the_end(store: Reader, key: bytes, log: LogKey, last: int) -> Iterator[Written]:
+    """The ops of a key in one log up to the entry `last`, the last first."""
+    below, size = (last + 1, 0), 1
+    while rows := store.newest_ops(key, log, below, size):
+        for seq in dict.fromkeys(row.seq for row in rows):
+            yield from _written(store, key, log, seq)
+        # The rest of that entry, if its rows were cut in two, has come with it.
+        below = rows[-1].seq, 0
+        size = min(2 * size, HISTORY_CHUNK)  # little is read of the many logs that have nothing new
+
+
+def _written(store: Reader, key: bytes, log: LogKey, seq: int) -> list[Written]:
+    """The ops of a key in one entry, the last first."""
+    row = _held(store, log, seq)
+    header = parse_header(row.header)
+    return [
+        Written(Version(row.id, index), *log, seq, header.clock, row.lung, row.peer, row.arrived_ms, op)
+        for index, op in reversed(ops_of_key(header, row.ops, key).items())
+    ]
+
+
+def _held(store: Reader, log: LogKey, seq: int) -> EntryRow:
+    row = store.entry(*log, seq)
+    if row is None:
+        if store.log_heads()[log].frozen <= seq:
+            raise _CutMeanwhile
+        raise LatticeError("store_corrupt", f"Entry {seq} of a log is gone, its ops are not.")
+    return row
+
+
+def _earlier_puts(store: Reader, key: bytes, listed: Iterable[Written]) -> dict[LogKey, Version]:
+    lowest: dict[LogKey, tuple[int, int]] = {}
+    for one in listed:
+        lowest[one.log] = min(one.place, lowest.get(one.log, one.place))
+    puts = {log: store.latest_put(key, *log, place) for log, place in lowest.items()}
+    return {log: put for log, put in puts.items() if put is not None}
+
+
+def _put_values(store: Reader, items: Iterable[HistoryItem]) -> Iterator[bytes | None]:
+    row: EntryRow | None = None
+    for item in items:
+        one, op = item.written, item.written.op
+        if op.kind is not OpKind.PUT:
+            yield None
+            continue
+        if row is None or row.id != one.version.id:  # ops of one entry stand side by side
+            row = _held(store, one.log, one.seq)
+        yield row.ops[op.value_at : op.value_at + op.value_size]

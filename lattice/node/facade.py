@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..core.draft import Appended, Condition, OpDraft
-from ..core.entry import Seal
-from ..core.history import KeyHistory
+from ..core.entry import Seal, Version
+from ..core.history import HistoryPage
 from ..core.proofs import KeyProof
 from ..core.receipts import Receipt
 from ..core.rows import EntryRow, ForkRow, LiveVersion, LogHead, LogKey
@@ -103,8 +103,11 @@ class NodeFacade(Protocol):
         """A merkletools receipt of a present key. Raises `not_found`."""
         ...
 
-    def history(self, key: bytes) -> KeyHistory:
-        """All ops of a key, newest first, from committed rows."""
+    async def history(self, key: bytes, after: Version | None, limit: int) -> HistoryPage:
+        """Up to `limit` ops of a key behind `after`, newest first, from committed rows.
+
+        Raises `not_found` when nothing was ever written under it, `bad_request` when `after` is not listed.
+        """
         ...
 
     def heads(self) -> dict[LogKey, LogHead]: ...

@@ -35,7 +35,7 @@ from ..core.engine import (
     Served,
     Wasted,
 )
-from ..core.entry import Seal
+from ..core.entry import Seal, Version
 from ..core.envelope import Freshness, Sealer
 from ..core.errors import LatticeError, MalformedError
 from ..core.failover import Monitor
@@ -59,7 +59,7 @@ from ..core.failover_events import (
     RoundDue,
     RoundGood,
 )
-from ..core.history import KeyHistory
+from ..core.history import HistoryPage
 from ..core.identity import RECEIPT_TAG, STATE_TAG, NodeKey, peer_id_of, public_key_of
 from ..core.limits import (
     CLOCK_AHEAD_MS_MAX,
@@ -97,7 +97,7 @@ from .anti_entropy import AntiEntropy, RoundFailed
 from .bus import Bus
 from .courier import Answered, Courier, Received
 from .driver import Announcement, Driver
-from .evidence import make_receipt, prove, read_history
+from .evidence import make_receipt, prove, show_history
 from .facade import KeyView, LedgerView
 from .heartbeat import Heartbeat, Order
 from .links import Links
@@ -324,8 +324,8 @@ class Node:
 
         return await make_receipt(self, key, self._ports.wall_ms(), sign)
 
-    def history(self, key: bytes) -> KeyHistory:
-        return read_history(self._store, self._network_id, key)
+    async def history(self, key: bytes, after: Version | None, limit: int) -> HistoryPage:
+        return await show_history(self, key, after, limit)
 
     def heads(self) -> dict[LogKey, LogHead]:
         return self._store.log_heads()

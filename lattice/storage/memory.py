@@ -7,8 +7,9 @@ on), and because a disk that fails on purpose belongs where no real store can im
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from ..core.entry import OpKind, Seal, Version
 from ..core.errors import LatticeError
@@ -214,9 +215,16 @@ class MemoryStore:
             at += 1
         return page
 
-    def latest_put(self, key: bytes, author: bytes, epoch: int) -> Version | None:
-        latest = self._rows.puts.get((key, LogKey(author, epoch)))
-        return None if latest is None else latest[1]
+    def latest_put(
+        self, key: bytes, author: bytes, epoch: int, below: tuple[int, int] | None = None
+    ) -> Version | None:
+        log = LogKey(author, epoch)
+        if below is None:
+            latest = self._rows.puts.get((key, log))
+            return None if latest is None else latest[1]
+        ops = self._rows.ops.get(key, {})
+        place = max((at for at in _places(ops, log, below) if ops[at].kind is OpKind.PUT), default=None)
+        return None if place is None else Version(ops[place].id, ops[place].op_index)
 
     def is_named(self, key: bytes, target: Version) -> bool:
         return target in self._rows.edges.get(key, {})
@@ -229,9 +237,15 @@ class MemoryStore:
         return dict(self._rows.forks)
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
-        """The first `limit` ops of the key by (author, epoch, seq, op index)."""
         ops = self._rows.ops.get(key, {})
         return [ops[place] for place in sorted(ops)[: max(0, limit)]]
+
+    def op_logs(self, key: bytes) -> list[LogKey]:
+        return sorted({log for log, _, _ in self._rows.ops.get(key, {})})
+
+    def newest_ops(self, key: bytes, log: LogKey, below: tuple[int, int], limit: int) -> list[OpRow]:
+        ops = self._rows.ops.get(key, {})
+        return [ops[place] for place in nlargest(limit, _places(ops, log, below))]
 
     def entry(self, author: bytes, epoch: int, seq: int) -> EntryRow | None:
         return self._rows.entries.get(LogKey(author, epoch), {}).get(seq)
@@ -271,3 +285,10 @@ class MemoryStore:
 
     def entry_count(self) -> int:
         return len(self._rows.by_id)
+
+
+def _places(
+    ops: Iterable[tuple[LogKey, int, int]], log: LogKey, below: tuple[int, int]
+) -> Iterator[tuple[LogKey, int, int]]:
+    """Of the places of a key's ops those in one log before (seq, op index) `below`."""
+    return (place for place in ops if place[0] == log and place[1:] < below)

@@ -152,11 +152,15 @@ def key_rows(batch: Batch, numbers: Mapping[tuple[bytes, int], int]) -> list[tup
     return rows
 
 
-def op_tails(tag: int, log_number: int, first: int = 0) -> tuple[bytes, bytes]:
-    """The range [from, below) of the tails of one log's ops, from seq `first` on."""
+def op_tails(
+    tag: int, log_number: int, first: int = 0, below: tuple[int, int] | None = None
+) -> tuple[bytes, bytes]:
+    """The range [from, below) of the tails of one log's ops, from seq `first` on; with `below` those
+    that stand before this (seq, op index)."""
+    seq, index = (SEQ_MAX + 1, 0) if below is None else below
     return (
         _OP_TAIL.pack(tag, log_number << _SEQ_BITS | first, 0),
-        _OP_TAIL.pack(tag, (log_number + 1) << _SEQ_BITS, 0),
+        _OP_TAIL.pack(tag, (log_number << _SEQ_BITS) + seq, index),
     )
 
 

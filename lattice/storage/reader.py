@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterator
-from heapq import merge
+from heapq import merge, nlargest
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -41,6 +41,8 @@ _BUSY_S: Final = 10.0
 # A row as sqlite3 hands it out; its types are those of the columns in schema.py.
 Row: TypeAlias = tuple[Any, ...]
 
+_OP_TAGS: Final = (packing.PUT_TAG, packing.OP_TAG)
+
 _STATE: Final = "SELECT data FROM keys WHERE key = ? AND tail = x''"
 # Steps from key to key by seeking past its other rows, and stops as soon as there are enough. A key
 # whose state is lost comes out with NULL; one that holds nothing begins with eleven zero bytes.
@@ -56,6 +58,9 @@ _PAGE_AFTER: Final = _PAGE.format(above=">")
 _PAGE_FROM: Final = _PAGE.format(above=">=")
 _LAST_OP: Final = (
     "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail DESC LIMIT 1"
+)
+_OPS_DOWN: Final = (
+    "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail DESC LIMIT ?"
 )
 _FIRST_OP: Final = "SELECT tail FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT 1"
 _OPS: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT ?"
@@ -218,12 +223,14 @@ class SqliteReader:
             raise corrupt(f"key {lost[0]!r} has ops and no state")
         return [packing.unpack_state(key, data, self._logs) for key, data in rows]
 
-    def latest_put(self, key: bytes, author: bytes, epoch: int) -> Version | None:
+    def latest_put(
+        self, key: bytes, author: bytes, epoch: int, below: tuple[int, int] | None = None
+    ) -> Version | None:
         number = self._numbers.get(LogKey(author, epoch))
         if number is None:
             return None
         with self._lock:
-            row = self._one(_LAST_OP, (key, *packing.op_tails(packing.PUT_TAG, number)))
+            row = self._one(_LAST_OP, (key, *packing.op_tails(packing.PUT_TAG, number, below=below)))
         if row is None:
             return None
         op = packing.unpack_op(key, *row)
@@ -256,13 +263,28 @@ class SqliteReader:
             return list(islice(self._history(key, limit), max(0, limit)))
 
     def _history(self, key: bytes, limit: int) -> Iterator[OpRow]:
-        tags = (packing.PUT_TAG, packing.OP_TAG)
-        numbers = {number for tag in tags for number in self._log_numbers(key, tag)}
-        for log, number in sorted((self._logs[number], number) for number in numbers):
-            ops = merge(*(self._ops(key, tag, number, limit) for tag in tags))
-            for op in ops:
-                kind = OpKind(op.kind)
-                yield OpRow(key, *log, packing.seq_of(op.slot), op.op_index, kind, op.id)
+        for log, number in self._op_logs(key):
+            for op in merge(*(self._ops(key, tag, number, limit) for tag in _OP_TAGS)):
+                yield _op_row(key, log, op)
+
+    def op_logs(self, key: bytes) -> list[LogKey]:
+        with self._lock:
+            return [log for log, _ in self._op_logs(key)]
+
+    def newest_ops(self, key: bytes, log: LogKey, below: tuple[int, int], limit: int) -> list[OpRow]:
+        number = self._numbers.get(log)
+        if number is None:
+            return []
+        with self._lock:
+            found = []
+            for tag in _OP_TAGS:
+                rows = self._all(_OPS_DOWN, (key, *packing.op_tails(tag, number, below=below), limit))
+                found += [packing.unpack_op(key, tail, data) for tail, data in rows]
+        return [_op_row(key, log, op) for op in nlargest(limit, found)]
+
+    def _op_logs(self, key: bytes) -> list[tuple[LogKey, int]]:
+        numbers = {number for tag in _OP_TAGS for number in self._log_numbers(key, tag)}
+        return sorted((self._logs[number], number) for number in numbers)
 
     def _log_numbers(self, key: bytes, tag: int) -> Iterator[int]:
         """The logs that have ops of a key, by seeking from one to the next."""
@@ -393,6 +415,10 @@ class SqliteReader:
         with self._lock:
             self._pinned = False
             self._reading.close()
+
+
+def _op_row(key: bytes, log: LogKey, op: packing.StoredOp) -> OpRow:
+    return OpRow(key, *log, packing.seq_of(op.slot), op.op_index, OpKind(op.kind), op.id)
 
 
 def _past(prefix: bytes) -> bytes:

@@ -184,8 +184,11 @@ class Model:
         states = [self.rows.keys[key] for key in names if after is None or key > after]
         return [state for state in states if state.present][:limit]
 
-    def latest_put(self, key: bytes, author: bytes, epoch: int) -> Version | None:
+    def latest_put(
+        self, key: bytes, author: bytes, epoch: int, below: tuple[int, int] | None = None
+    ) -> Version | None:
         puts = [op for op in self.rows.ops if op[:3] == (key, author, epoch) and op.kind is OpKind.PUT]
+        puts = [op for op in puts if below is None or (op.seq, op.op_index) < below]
         latest = max(puts, key=lambda op: (op.seq, op.op_index), default=None)
         return None if latest is None else Version(latest.id, latest.op_index)
 
@@ -194,6 +197,13 @@ class Model:
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         return sorted(op for op in self.rows.ops if op.key == key)[:limit]
+
+    def op_logs(self, key: bytes) -> list[LogKey]:
+        return sorted({LogKey(op.author, op.epoch) for op in self.rows.ops if op.key == key})
+
+    def newest_ops(self, key: bytes, log: LogKey, below: tuple[int, int], limit: int) -> list[OpRow]:
+        ops = [op for op in self.rows.ops if op[:3] == (key, *log) and (op.seq, op.op_index) < below]
+        return sorted(ops, reverse=True)[:limit]
 
     def entry(self, author: bytes, epoch: int, seq: int) -> EntryRow | None:
         return next((row for row in self.rows.entries if row[:3] == (author, epoch, seq)), None)
@@ -256,10 +266,14 @@ def assert_same(reader: Reader, model: Model) -> None:
         assert reader.key_state(key) == state
         assert reader.history(key, 1000) == model.history(key, 1000)
         assert reader.history(key, 2) == model.history(key, 2)
+        assert reader.op_logs(key) == model.op_logs(key)
         assert reader.page_keys(key[:1], key, 3) == model.page_keys(key[:1], key, 3)
         for author, epoch in LOGS:
             log = LogKey(author.public_key, epoch)
             assert reader.latest_put(key, *log) == model.latest_put(key, *log)
+            for below, most in (((2**36, 0), 10**6), ((2, 1), 10**6), ((2**35, 3), 2), ((0, 0), 1)):
+                assert reader.latest_put(key, *log, below) == model.latest_put(key, *log, below)
+                assert reader.newest_ops(key, log, below, most) == model.newest_ops(key, log, below, most)
         for target in targets:
             assert reader.is_named(key, target) == model.is_named(key, target)
         for live in state.live if state is not None else ():

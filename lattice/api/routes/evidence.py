@@ -40,7 +40,7 @@ def evidence_routes(node: NodeFacade) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=PAGE_KEYS_MAX)] = 100,
     ) -> Response:
         text, key = key_of(request)
-        return answer(history_page(node.history(key), text, _version(after), limit))
+        return answer(history_page(await node.history(key, _version(after), limit), text))
 
     @router.get(
         "/proof/{key:path}",

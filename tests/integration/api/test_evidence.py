@@ -71,6 +71,18 @@ async def test_a_history_in_pages(operator: httpx.AsyncClient, node: Node) -> No
     problem(await operator.get(f"{API}/history/never"), 404, "not_found")
 
 
+@pytest.mark.slow  # more ops than a history lists
+async def test_of_very_many_ops_the_older_ones_are_left_out(operator: httpx.AsyncClient, node: Node) -> None:
+    for _ in range(41):
+        await node.append([OpDraft(OpKind.PUT, b"k", b"1")] * 256)
+    last = (await operator.put(f"{API}/keys/k", content=b'"the winner"')).json()
+    body = (await operator.get(f"{API}/history/k?limit=2")).json()
+    assert body["complete"] is False
+    newest = body["versions"][0]
+    assert (newest["version"], newest["winner"], newest["value"]) == (last["version"], True, "the winner")
+    assert body["versions"][1]["replaced_by"] == [newest["version"]]
+
+
 async def test_values_that_are_not_json_do_not_break_a_history(
     operator: httpx.AsyncClient, node: Node
 ) -> None:
