@@ -164,12 +164,19 @@ class PeerChange:
 
 @dataclass(frozen=True, slots=True)
 class Sibling:
-    """A live version that lost to the winner. `value` is null when it is not JSON."""
+    """A live version that lost to the winner.
+
+    `error` is null where `value` is shown. It is `unreadable_value` when the value is not JSON, and
+    `value_left_out` when the values of the siblings before it fill the 2 MiB that are shown with one key:
+    `value` is null then. `GET entries/{id}`, with what stands before the dot in `version` as the id, shows
+    it among its ops, and `GET history/{key}` page by page.
+    """
 
     version: str
     author: str
     clock: str
     value: Any
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +187,8 @@ class Key:
     has a counter. `clock` is milliseconds since 1970 and a count, as text (`1763632000000-0`).
     `adds` counts the additions and `total` is their exact sum, null where there are none: a number up
     to ±(2^53 − 1), and beyond that, where JSON numbers stop being exact, its decimal text. `error` is
-    `unreadable_value` when the winner's value is not JSON; `value` is null then.
+    `unreadable_value` when the winner's value is not JSON; `value` is null then. `siblings` are all live
+    versions beside the winner, the next best first.
     """
 
     key: str
@@ -196,7 +204,11 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """`GET /api/lattice/keys`: keys in byte order; `next` is the `after` of the next page, or null."""
+    """`GET /api/lattice/keys`: keys in byte order; `next` is the `after` of the next page, or null.
+
+    A page ends at `limit` keys, or before the key with which it would hold more than 4 MiB of keys and
+    values, those of siblings included.
+    """
 
     success: bool
     keys: list[Key]

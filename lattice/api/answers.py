@@ -18,13 +18,14 @@ from ..core.clock import clock_text
 from ..core.draft import Appended
 from ..core.errors import LatticeError
 from ..core.identity import peer_id_of
-from ..core.limits import AMOUNT_MAX, FROZEN_NEVER
+from ..core.limits import AMOUNT_MAX, FROZEN_NEVER, SIBLING_BYTES, SIBLINGS_VALUES_BYTES
 from ..core.rows import ForkRow, LiveVersion
 from ..node.facade import KeyView, LedgerView, NodeFacade
 from ..schemas import Fork, Head, Key, LedgerState, LungStatus, Sibling, Status, Written
 from .values import is_readable
 
 UNREADABLE = "unreadable_value"
+LEFT_OUT = "value_left_out"
 _HIDDEN = "details are shown to operators"
 
 
@@ -44,6 +45,23 @@ def _sum_shown(total: int) -> int | str:
     return total if abs(total) <= AMOUNT_MAX else str(total)
 
 
+def siblings_shown(view: KeyView) -> int:
+    """How many siblings are shown with their values: the first that together stay within the limit."""
+    left = SIBLINGS_VALUES_BYTES
+    for number, live in enumerate(view.live[1:]):
+        left -= live.value_size + SIBLING_BYTES
+        if left < 0:
+            return number
+    return max(0, len(view.live) - 1)
+
+
+def size_of(view: KeyView) -> int:
+    """About how many bytes the object of a key has in an answer."""
+    siblings = view.live[1 : 1 + siblings_shown(view)]
+    values = len(view.value or b"") + sum(live.value_size for live in siblings)
+    return len(view.key) + values + SIBLING_BYTES * len(view.live)
+
+
 class KeyWriter:
     """Turns key views into answers; keeps the text of authors, of which a page has few."""
 
@@ -53,7 +71,7 @@ class KeyWriter:
 
     def key(self, view: KeyView) -> Key:
         """The object of one key. `error` is set and `value` null when the value is not JSON."""
-        winner = view.winner
+        winner, shown = view.winner, siblings_shown(view)
         value, error = self._shown(view.value) if winner is not None else (None, None)
         return Key(
             key=view.key.decode("utf-8", "replace"),
@@ -61,15 +79,15 @@ class KeyWriter:
             version=str(winner.version) if winner else None,
             author=self._author(winner.author) if winner else None,
             clock=clock_text(winner.clock) if winner else None,
-            siblings=[self._sibling(live) for live in view.live[1:]],
+            siblings=[self._sibling(live, at < shown) for at, live in enumerate(view.live[1:])],
             adds=view.adds,
             total=_sum_shown(view.total) if view.adds else None,
             error=error,
         )
 
-    def _sibling(self, live: LiveVersion) -> Sibling:
-        value, _ = self._shown(self._node.value(live))
-        return Sibling(str(live.version), self._author(live.author), clock_text(live.clock), value)
+    def _sibling(self, live: LiveVersion, is_shown: bool) -> Sibling:
+        value, error = self._shown(self._node.value(live)) if is_shown else (None, LEFT_OUT)
+        return Sibling(str(live.version), self._author(live.author), clock_text(live.clock), value, error)
 
     def _author(self, author: bytes) -> str:
         text = self._authors.get(author)

@@ -10,13 +10,13 @@ from typing import Final
 import trio
 
 from ..core.errors import LatticeError
-from ..core.limits import KEY_BYTES_MAX, MIB
+from ..core.limits import KEY_BYTES_MAX, PAGE_VALUES_BYTES
 from ..node.facade import NodeFacade
 from ..schemas import Key
-from .answers import KeyWriter
+from .answers import KeyWriter, size_of
 
-PAGE_BYTES_MAX: Final = 4 * MIB  # of winning values; what a client holds at once
-_CHUNK: Final = 64  # keys read between two looks at the byte count and at other tasks
+_CHUNK: Final = 64  # keys read between two looks at other tasks
+_SIBLINGS_CHUNK: Final = 256  # siblings read between two such looks, or those of one key
 
 
 async def key_page(
@@ -24,7 +24,8 @@ async def key_page(
 ) -> tuple[list[Key], str | None]:
     """Up to `limit` keys with `prefix` after `after`, and the `after` of the next page, if any.
 
-    Committed rows, each as it is when it is read: a page is not a snapshot.
+    Committed rows, each as it is when it is read: a page is not a snapshot. A key that alone is larger
+    than a page is one.
     """
     start, last = _bounded(prefix, "prefix"), None if after is None else _bounded(after, "after")
     writer = KeyWriter(node)
@@ -34,14 +35,19 @@ async def key_page(
         # One more than is shown tells whether there is a next page.
         wanted = min(_CHUNK, limit + 1 - len(keys))
         views = node.page(start, last, wanted)
+        siblings = 0
         for view in views:
-            if len(keys) == limit or size > PAGE_BYTES_MAX:
+            size += size_of(view)
+            if len(keys) == limit or (keys and size > PAGE_VALUES_BYTES):
                 return keys, keys[-1].key
             keys.append(writer.key(view))
-            size += len(view.value or b"")
             last = view.key
-        if len(views) < wanted:
-            return keys, None
+            siblings += len(view.live[1:])
+            if siblings > _SIBLINGS_CHUNK:  # their values must be read at once, before a fork takes them out
+                break
+        else:
+            if len(views) < wanted:
+                return keys, None
         await trio.lowlevel.checkpoint()
 
 

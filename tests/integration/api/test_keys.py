@@ -10,7 +10,14 @@ from lattice.api.app import create_app
 from lattice.client.calls import key_path
 from lattice.core.draft import OpDraft
 from lattice.core.entry import OpKind
-from lattice.core.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
+from lattice.core.limits import (
+    KEY_BYTES_MAX,
+    MIB,
+    SIBLING_BYTES,
+    SIBLINGS_VALUES_BYTES,
+    VALUE_BYTES_MAX,
+    VALUE_DEPTH_MAX,
+)
 from lattice.node.node import Node
 from tests.integration.api.api_kit import in_process, operator_access, problem, put_raw
 
@@ -224,6 +231,68 @@ async def test_siblings_and_counters(operator: httpx.AsyncClient, node: Node) ->
     counter = (await operator.get(f"{KEYS}/n")).json()
     assert (counter["value"], counter["version"], counter["total"]) == (None, None, -7)
     problem(await operator.delete(f"{KEYS}/n"), 404, "not_found")
+
+
+async def put_siblings(node: Node, key: bytes, values: list[bytes]) -> None:
+    """One live version for each value, the last the winner."""
+    for value in values:
+        await node.append([OpDraft(OpKind.PUT, key, value, over=())])
+        node.engine.end_epoch()
+
+
+def value_of(size: int, number: int) -> bytes:
+    return orjson.dumps(f"{number}".ljust(size - 2, "x"))
+
+
+@pytest.mark.slow  # 10 MB of siblings
+async def test_siblings_are_all_listed_and_their_values_up_to_a_limit(
+    operator: httpx.AsyncClient, node: Node
+) -> None:
+    values = [value_of(100_000, number) for number in range(100)]
+    await put_siblings(node, b"k", values)
+    answer = await operator.get(f"{KEYS}/k")
+    assert len(answer.content) < 2.5 * MIB
+    shown = answer.json()
+    assert (shown["value"], shown["error"]) == (orjson.loads(values[99]), None)
+    siblings = shown["siblings"]
+    assert len({one["version"] for one in siblings}) == 99
+    whole = [one for one in siblings if one["error"] is None]
+    assert len(whole) == SIBLINGS_VALUES_BYTES // (100_000 + SIBLING_BYTES)
+    newest = [orjson.loads(value) for value in values[98::-1]]
+    assert [one["value"] for one in whole] == newest[: len(whole)]
+    rest = siblings[len(whole) :]
+    assert {(one["value"], one["error"]) for one in rest} == {(None, "value_left_out")}
+    entry_id, _, index = rest[-1]["version"].partition(".")
+    entry = (await operator.get(f"/api/lattice/entries/{entry_id}")).json()
+    assert entry["ops"][int(index)]["value"] == orjson.loads(values[0])
+
+
+async def test_a_sibling_that_is_not_json(operator: httpx.AsyncClient, node: Node) -> None:
+    await put_siblings(node, b"k", [b"\xff{", b"1"])
+    (sibling,) = (await operator.get(f"{KEYS}/k")).json()["siblings"]
+    assert (sibling["value"], sibling["error"]) == (None, "unreadable_value")
+
+
+@pytest.mark.slow  # 15 MB of siblings
+@pytest.mark.parametrize("path", [KEYS, "/api/lattice/state?include=state"])
+async def test_a_page_counts_siblings(path: str, operator: httpx.AsyncClient, node: Node) -> None:
+    for key in range(5):
+        await put_siblings(node, b"large/%d" % key, [value_of(100_000, number) for number in range(16)])
+    for key in range(20):
+        await put_siblings(node, b"small/%02d" % key, [b"%d" % number for number in range(20)])
+    found: list[str] = []
+    query: dict[str, str] = {"limit": "1000"}
+    while True:
+        answer = await operator.get(httpx.URL(path).copy_merge_params(query))
+        assert len(answer.content) < 4.5 * MIB
+        body = answer.json()
+        page = body.get("keys") or body.get("state")
+        found += [one["key"] for one in page]
+        assert all(sibling["error"] is None for one in page for sibling in one["siblings"])
+        if body["next"] is None:
+            break
+        query["after"] = body["next"]
+    assert found == [f"large/{key}" for key in range(5)] + [f"small/{key:02d}" for key in range(20)]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
