@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from .entry import (
+    FORMAT_VERSION,
     SEAL_BYTES,
     Header,
     OpKind,
@@ -186,6 +187,7 @@ def verify_proof(proof: KeyProof) -> Proven:
 
 def _check_value(proof: KeyProof, winner: ProofVersion, shown: ProofValue) -> bytes:
     header = parse_header(winner.header)
+    _check(header.version == FORMAT_VERSION, "no op of an entry of this format is applied")
     op_hash = leaf_hash(shown.op)
     _check(op_hash == winner.op_hash, "the op is not the one that the leaf names")
     root = root_from_audit_path(op_hash, winner.op_index, header.op_count, shown.audit_path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from .entry import entry_id
 from .errors import MalformedError
 from .identity import RECEIPT_TAG, is_valid_public_key, peer_id_of, verify
 from .proofs import Fields, ProofVersion, key_fields, parse_held, parse_signer, state_of
@@ -83,6 +84,11 @@ def verify_receipt(receipt: Receipt) -> None:
         raise MalformedError("the receipt is not valid: the signature under its roots does not verify")
     if leaf_of(state_of(receipt.key, receipt.live, receipt.adds, receipt.total)) != receipt.target:
         raise MalformedError("the receipt is not valid: the target is not the leaf of this key")
+    # The leaf covers the ids, and nothing else here covers the headers, which name clock and author.
+    if any(entry_id(receipt.network_id, version.header) != version.id for version in receipt.live):
+        raise MalformedError(
+            "the receipt is not valid: the header of a live version is not that of its entry"
+        )
     digest = receipt.target
     for step in receipt.steps:
         pair = step.sibling + digest if step.side == "left" else digest + step.sibling

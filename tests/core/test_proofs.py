@@ -15,7 +15,7 @@ from merkletools import MerkleTools
 from pymerkle import InmemoryTree
 from pymerkle import verify_inclusion as pymerkle_verifies
 
-from lattice.core.entry import Entry, Seal, Version
+from lattice.core.entry import Entry, Seal, Version, parse_entry
 from lattice.core.errors import LatticeError, MalformedError
 from lattice.core.identity import RECEIPT_TAG, STATE_TAG
 from lattice.core.merkle import MerkleMap, bucket_of, leaf_hash, tree_root
@@ -242,6 +242,20 @@ class SealFields:
         return cls(data[:32], *numbers, data[48:80], data[80:])
 
 
+def test_an_entry_of_another_format_puts_nothing() -> None:
+    """Its ops are not applied (wire.md, section 5), so whoever signed a root over one is in error."""
+    alice = Author(1)
+    written = alice.write(put(b"k", b"1"))
+    entry = parse_entry(NETWORK, written.header._replace(version=2).pack(), written.ops)
+    state = KeyState(b"k", (live_of(entry),))
+    tree = MerkleMap()
+    tree.set(sha256(b"k").digest(), leaf_of(state))
+    tree.root()
+    value = ProofValue(entry.ops[4:], (), (), alice.seal(entry).pack())
+    with pytest.raises(MalformedError, match="format"):
+        verify_proof(prove(tree, state, {entry.id: entry}, value))
+
+
 # The audit path of RFC 6962.
 
 
@@ -361,6 +375,20 @@ def test_no_byte_of_a_receipt_can_be_changed(size: int, data: st.DataObject) -> 
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(MalformedError):
         verify_receipt(parse_receipt(_with(fields, place, raw.hex())))
+
+
+def test_a_receipt_names_clock_and_author_by_true_headers() -> None:
+    entry = Author(1).write(put(b"k", b"1"))
+    state = KeyState(b"k", (live_of(entry),))
+    leaf = leaf_of(state) or b""
+    signature = SIGNER.sign(RECEIPT_TAG, NETWORK, statement_body(bytes(32), leaf, 7))
+    said = ReceiptStatement(SIGNER.public_key, bytes(32), 7, signature)
+    live = (ProofVersion(entry.id, 0, entry.op_hashes[0], entry.header_bytes),)
+    receipt = Receipt(NETWORK, b"k", live, 0, 0, leaf, leaf, (), said)
+    verify_receipt(receipt)
+    other = (live[0]._replace(header=altered(entry.header_bytes)),)
+    with pytest.raises(MalformedError, match="header"):
+        verify_receipt(dataclasses.replace(receipt, live=other))
 
 
 @pytest.mark.parametrize("step", [None, {}, {"left": "00"}, {"up": "00" * 32}, {"left": "0", "right": "0"}])
