@@ -306,8 +306,8 @@ class HistoryVersion:
     `unreadable_value` when it is not JSON; `amount` is an add's.
 
     `replaces` are the versions that this op replaces, named or the earlier put of its log, held here or
-    not; `replaced_by` the ops that replace it. `lung` is how its entry came (local, p2p, http, gossip),
-    `peer` who sent it (null for our own), `arrived` when (RFC 3339, by this node's clock).
+    not; `replaced_by` the ops that replace it. `lung` is how its entry came (local, p2p, http, gossip,
+    file), `peer` who sent it (null for our own), `arrived` when (RFC 3339, by this node's clock).
     """
 
     version: str
@@ -425,7 +425,7 @@ class RootStatement:
 
 @dataclass(frozen=True, slots=True)
 class KeyProof:
-    """`GET proof/{key}`; docs/reference/proofs.md says how it is checked.
+    """`GET proof/{key}`; docs/reference/wire.md, sections 17 and 18, says how it is checked.
 
     `bucket`, `path` and `winner` stand in a proof; `target_hash`, `merkle_root` and `proof` in a receipt
     (`format=merkletools`).
@@ -493,7 +493,7 @@ class Problem:
 class EntryEvent:
     """`entry`: one entry was applied and is durable. `keys` are those that it touches.
 
-    `lung` tells how it came (local, p2p, http, gossip) and `peer` from whom, null for our own.
+    `lung` tells how it came (local, p2p, http, gossip, file) and `peer` from whom, null for our own.
     """
 
     at: str

@@ -1,7 +1,7 @@
 """Proofs that a key is, or is not, in the state under a signed root: made here, and checked here offline.
 
 Separate because a proof is checked by people who have no node: nothing here reads a store, and what the
-check needs is in the proof itself. The rules are in docs/reference/wire.md, section 8.
+check needs is in the proof itself. The rules are in docs/reference/wire.md, section 17.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class KeyProof:
     """All that shows a key, or its absence, under a signed state root.
 
     `live` stands in the order of the leaf. A key with neither live versions nor adds is absent.
-    `bucket` and `path` are those of section 8; `value` is there exactly when something is live.
+    `bucket` and `path` are those of wire.md, section 8; `value` is there exactly when something is live.
     """
 
     network_id: bytes

@@ -1,7 +1,8 @@
 """Receipts of keys that the merkletools package validates, over a tree of its own kind.
 
 Separate from the proofs because merkletools hashes leaves and inner nodes alike: its root is not the
-state root (docs/adr/0001-merkletools.md), so a node signs the one beside the other.
+state root (docs/adr/0001-merkletools.md), so a node signs the one beside the other. The rules are in
+docs/reference/wire.md, section 18.
 """
 
 from __future__ import annotations

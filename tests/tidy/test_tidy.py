@@ -156,6 +156,18 @@ def test_the_test_kit_is_imported_inside_functions_only() -> None:
     assert not early
 
 
+def test_pages_that_the_source_names_exist() -> None:
+    """A reader who is sent to a page that is not there has nobody to ask."""
+    named = {
+        page
+        for path in files()
+        if path.suffix in {".py", ".md"}
+        for page in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert "docs/reference/wire.md" in named
+    assert not sorted(page for page in named if not (ROOT / page).is_file())
+
+
 def test_no_mocks() -> None:
     """A mock agrees with whatever the test believes; a fake passes the contract of the real thing."""
     users = [
