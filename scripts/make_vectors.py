@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ed25519_curve as curve
+import proof_vectors
 
 from lattice.core.entry import Entry, OpKind, Seal, Version, encode_op, make_entry, make_seal
 from lattice.core.envelope import Kind, Sealer
@@ -413,6 +414,8 @@ FILES: Final[dict[str, Callable[[], Iterator[Vector]]]] = {
     "network": networks,
     "bad_signatures": bad_signatures,
     "fork_proofs": fork_proofs,
+    "proofs": lambda: proof_vectors.proofs(NETWORK),
+    "receipts": lambda: proof_vectors.receipts(NETWORK),
 }
 
 

@@ -318,6 +318,9 @@ def parse_held(top: Fields) -> tuple[bytes, tuple[ProofVersion, ...], int, int]:
     if not isinstance(total, str) or not _SUM.fullmatch(total):
         raise MalformedError("the total is not a whole number as text")
     live = tuple(_parse_version(one) for one in top.items("live", _LIVE_MAX))
+    places = [(version.id, version.op_index) for version in live]
+    if places != sorted(set(places)):
+        raise MalformedError("the live versions are not in ascending order")
     adds = top.number("adds")
     if top.get("present") is not (bool(live) or adds > 0):
         raise MalformedError("what is listed is not what the field `present` says")

@@ -17,6 +17,7 @@ from nacl.signing import SigningKey
 from tests.independent.forks import read_fork_proof
 from tests.independent.ledger import author_digest, heads_root, leaf, map_root
 from tests.independent.peer import Peer, Refused
+from tests.independent.proofs import check_proof, check_receipt
 from tests.independent.wire_format import (
     NOTHING,
     Beat,
@@ -37,7 +38,7 @@ from tests.independent.wire_format import (
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "core" / "vectors"
-CLIENT = ("wire_format", "forks", "ledger", "peer")
+CLIENT = ("wire_format", "forks", "ledger", "peer", "proofs")
 
 
 def cases(name: str) -> list[Any]:
@@ -178,3 +179,36 @@ def test_fork_proof(case: dict[str, Any]) -> None:
     proof = read_fork_proof(network, payload)
     assert (proof.fork, proof.continues) == (case["seq"], raw(case["continues"]))
     assert proof.encode() == payload
+
+
+@pytest.mark.parametrize("case", cases("proofs"))
+def test_proof_file(case: dict[str, Any]) -> None:
+    if not case["valid"]:
+        with pytest.raises(Malformed):
+            check_proof(case["file"])
+        return
+    shown = check_proof(case["file"])
+    version = shown.version and f"{shown.version[0].hex()}.{shown.version[1]}"
+    author = shown.author and peer_id(shown.author)
+    value = None if shown.value is None else shown.value.hex()
+    assert case["shows"] == {
+        "present": shown.present, "version": version, "author": author, "value": value,
+    }  # fmt: skip
+
+
+def test_the_seal_over_a_proof_below_a_fork_is_that_of_a_branch() -> None:
+    (case,) = (one.values[0] for one in cases("proofs") if "fork_proof" in one.values[0])
+    fork = read_fork_proof(raw(case["file"]["network"]), raw(case["fork_proof"]))
+    winner = case["file"]["winner"]
+    assert raw(winner["seal"]) == fork.first.seal.encode()
+    assert [raw(header) for header in winner["headers"][-2:]] == [link.raw for link in fork.first.links]
+    assert check_proof(case["file"]).author == fork.first.links[0].header.author
+
+
+@pytest.mark.parametrize("case", cases("receipts"))
+def test_receipt(case: dict[str, Any]) -> None:
+    if case["valid"]:
+        check_receipt(case["file"])
+    else:
+        with pytest.raises(Malformed):
+            check_receipt(case["file"])
