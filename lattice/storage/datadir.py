@@ -102,8 +102,9 @@ def open_store(data_dir: Path, network_id: bytes) -> SqliteStore:
     """Open the store of a data directory for this process alone, making both if they are not there.
 
     Raises LatticeError: `store_locked` (another process has it), `store_busy` (one still reads it),
-    `store_too_new`, `store_corrupt` or `store_denied` (then nothing was changed), `no_space`, `store_failed`. After a failed sync of
-    an earlier run everything is verified first, which takes about a minute for a million entries.
+    `store_too_new`, `store_corrupt` or `store_denied` (then nothing was changed), `no_space`,
+    `store_failed`. After a failed sync of an earlier run everything is verified first, which takes about
+    a minute for a million entries.
     """
     path = data_dir / STORE_FILE
     try:
