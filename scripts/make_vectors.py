@@ -41,6 +41,7 @@ from lattice.core.messages import (
 from lattice.core.rows import KeyState, LiveVersion, LogHead, LogKey
 from lattice.core.state import leaf_of
 from lattice.core.ticket import Genesis, Ticket, TicketPeer, encode_ticket, network_id_of
+from lattice.core.tree_proofs import TREE_ASK, TREE_NODES, TreeAsk, TreeNodes, answer_to, pack_ask, pack_nodes
 
 VECTORS: Final = Path(__file__).resolve().parent.parent / "tests" / "core" / "vectors"
 GENESIS: Final = Genesis("vectors", (bytes([2]) * 32, bytes([1]) * 32), bytes(range(32)))
@@ -404,6 +405,65 @@ def fork_proofs() -> Iterator[Vector]:
     yield case("a byte too many", at_two + path(other) + b"\0")
 
 
+def tree_proofs() -> Iterator[Vector]:
+    """Payloads of both kinds: questions about a tree of three keys with their answers, and malformed ones."""
+    tree = MerkleMap()
+    for state in key_states()[:3]:
+        tree.set(sha256(state.key).digest(), leaf_of(state))
+    root = tree.root()
+    pairs = dict(tree.items())
+    common = {"state_root": root.hex(), "pairs": [[name.hex(), leaf.hex()] for name, leaf in pairs.items()]}
+    buckets = sorted(int.from_bytes(name[:2], "big") for name in pairs)
+    bucket = tree.bucket(buckets[0])
+    absent = next(number for number in range(2**16) if number not in buckets)
+
+    def case(name: str, kind: int, payload: bytes, **fields: object) -> Vector:
+        valid = {"valid": bool(fields), **fields}
+        return {"name": name, "kind": kind, **valid, "payload": payload.hex()}
+
+    def asked(name: str, ask: TreeAsk) -> Iterator[Vector]:
+        told = {"root": ask.root.hex(), "depth": ask.depth, "numbers": list(ask.numbers)}
+        answer = answer_to(ask, tree, root)
+        yield case(f"a question for {name}", TREE_ASK, pack_ask(ask), **told)
+        told = {"root": root.hex(), "depth": ask.depth, "numbers": [number for number, _ in answer.parts]}
+        yield case(f"the answer for {name}", TREE_NODES, pack_nodes(answer), **told, **common)
+
+    yield from asked("the top", TreeAsk(root, 0, (0,)))
+    yield from asked("two subtrees", TreeAsk(root, 8, (buckets[0] >> 8, 255)))
+    yield from asked("buckets", TreeAsk(root, 16, tuple(sorted({*buckets, absent}))))
+    yield from asked("another tree", TreeAsk(sha256(b"another root").digest(), 16, (0, 65_535)))
+
+    def ask(depth: int, *numbers: int) -> bytes:
+        return pack_ask(TreeAsk(root, depth, numbers))
+
+    yield case("no node", TREE_ASK, ask(8))
+    yield case("two tops", TREE_ASK, ask(0, 0, 1))
+    yield case("a top that is none", TREE_ASK, ask(0, 1))
+    yield case("17 subtrees", TREE_ASK, ask(8, *range(17)))
+    yield case("65 buckets", TREE_ASK, ask(16, *range(65)))
+    yield case("a subtree that is none", TREE_ASK, ask(8, 256))
+    yield case("numbers that fall", TREE_ASK, ask(16, 2, 1))
+    yield case("a number twice", TREE_ASK, ask(16, 1, 1))
+    yield case("a depth between", TREE_ASK, root + b"\x04" + (1).to_bytes(4, "big") + bytes(2))
+    yield case("a byte too many", TREE_ASK, ask(16, 1) + b"\0")
+    yield case("a byte too few", TREE_ASK, ask(16, 1)[:-1])
+
+    def nodes(*parts: tuple[int, bytes], depth: int = 16) -> bytes:
+        return pack_nodes(TreeNodes(root, depth, parts))
+
+    first = buckets[0]
+    second = bucket[:2] + bytes(62)
+    yield case("half a pair", TREE_NODES, nodes((first, bucket[:32])))
+    yield case("pairs that fall", TREE_NODES, nodes((first, bucket + second)))
+    yield case("a pair twice", TREE_NODES, nodes((first, bucket + bucket)))
+    yield case("a key of another bucket", TREE_NODES, nodes((absent, bucket)))
+    yield case("buckets that fall", TREE_NODES, nodes((2, b""), (1, b"")))
+    yield case("65 empty buckets", TREE_NODES, nodes(*((number, b"") for number in range(65))))
+    yield case("a subtree of 255 hashes", TREE_NODES, nodes((0, bytes(255 * 32)), depth=8))
+    yield case("no depth", TREE_NODES, root + b"\x11" + bytes(4))
+    yield case("an answer with a byte too many", TREE_NODES, nodes((first, bucket)) + b"\0")
+
+
 FILES: Final[dict[str, Callable[[], Iterator[Vector]]]] = {
     "op": ops,
     "entry": entries,
@@ -416,6 +476,7 @@ FILES: Final[dict[str, Callable[[], Iterator[Vector]]]] = {
     "fork_proofs": fork_proofs,
     "proofs": lambda: proof_vectors.proofs(NETWORK),
     "receipts": lambda: proof_vectors.receipts(NETWORK),
+    "tree_proofs": tree_proofs,
 }
 
 

@@ -36,6 +36,8 @@ ENTRIES_MAX: Final = 16_384  # entries in one message: more than a page of the s
 ADDRESSES_MAX: Final = 16  # addresses that one node may announce, per lung
 ADDRESS_BYTES_MAX: Final = 256
 NAME_BYTES_MAX: Final = 64
+TREE_SUBTREES_MAX: Final = 16  # of the state tree in one answer: 128 KiB
+TREE_BUCKETS_MAX: Final = 64  # in one answer: 64 KiB where the state has a million keys
 HEARD_MAX: Final = 16  # direct peers listed in a beat: 4 opened and 8 accepted, with room
 
 # Local: they delay, they never change what is valid.
@@ -46,6 +48,7 @@ NOVELTY_NUMBER_MAX: Final = 255  # unknown op kinds and formats counted by numbe
 FORK_KEYS_MAX: Final = 256  # keys with another winner that the record of a fork lists by name
 FORK_PROOFS_MAX: Final = 32  # in one message: half a MiB beside a page; the rest goes with the next
 PATHS_MAX: Final = 32  # header paths in one message: a quarter of a MiB
+KEYS_NAMED_MAX: Final = 16  # keys that differ over equal heads and are named; the others are counted
 BAD_SEALS_MAX: Final = 16  # failing seals in one message before its other seals are not looked at
 CLOCK_BEFORE_ALL_MS: Final = 1_735_689_600_000  # 2025: a clock that shows less was never set
 CLOCK_AHEAD_MS_MAX: Final = 300_000  # a remote clock further ahead than this never advances ours

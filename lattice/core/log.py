@@ -30,6 +30,7 @@ from .limits import FROZEN_NEVER, PAGE_BYTES, SEAL_INTERVAL
 from .messages import Entries, Proof
 from .pending import Pending, Waiting
 from .rows import Batch, EntryRow, ForkRow, LogHead, LogKey, Reader
+from .tree_proofs import check_tree_proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class Logs:
         found: dict[LogKey, tuple[HeaderPath, ...]] = {}
         for proof in proofs:
             try:
+                check_tree_proof(proof)
                 for path in paths_in(self._network_id, proof):
                     found[path.log] = (*found.get(path.log, ()), path)
             except MalformedError:

@@ -14,8 +14,10 @@ from typing import Final
 
 EMPTY_TREE: Final = sha256(b"").digest()
 BUCKET_COUNT: Final = 65_536
+HASH_BYTES: Final = 32
+LEAF_BYTES: Final = 2 * HASH_BYTES  # a pair in a bucket: SHA-256 of the key, leaf of the key
 _DEPTH: Final = 16
-_LEAF_BYTES: Final = 64
+_ROW_LEVELS: Final = 8
 
 # Domains of the Merkle map. RFC 6962 uses 0x00 and 0x01; these are others on purpose.
 _BUCKET_TAG: Final = b"lattice/bucket/v1\0"
@@ -87,6 +89,14 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(_NODE_TAG + left + right).digest()
 
 
+def root_over(hashes: Sequence[bytes]) -> bytes:
+    """The node over a full row of hashes (1, 2, 4, 8 and so on of them)."""
+    level = list(hashes)
+    while len(level) > 1:
+        level = [node_hash(level[at], level[at + 1]) for at in range(0, len(level), 2)]
+    return level[0]
+
+
 def _empty_levels() -> list[bytes]:
     hashes = [bucket_hash(b"")]
     for _ in range(_DEPTH):
@@ -115,7 +125,7 @@ class MerkleMap:
         self._size = 0
         for number, packed in (buckets or {}).items():
             self._buckets[number] = packed
-            self._size += len(packed) // _LEAF_BYTES
+            self._size += len(packed) // LEAF_BYTES
             self._dirty.add(number)
         self._rehash()
 
@@ -127,14 +137,14 @@ class MerkleMap:
         """The leaf of a key, or None."""
         packed = self._buckets[bucket_of(key_hash)]
         at, found = _find(packed, key_hash)
-        return packed[at + 32 : at + _LEAF_BYTES] if found else None
+        return packed[at + 32 : at + LEAF_BYTES] if found else None
 
     def set(self, key_hash: bytes, leaf: bytes | None) -> None:
         """Put the leaf of a key; None removes it. Takes effect in the next `root()`."""
         number = bucket_of(key_hash)
         packed = self._buckets[number]
         at, found = _find(packed, key_hash)
-        tail = packed[at + _LEAF_BYTES :] if found else packed[at:]
+        tail = packed[at + LEAF_BYTES :] if found else packed[at:]
         if leaf is None:
             if not found:
                 return
@@ -161,11 +171,16 @@ class MerkleMap:
         """The 16 sibling hashes from the bucket up to the root (call `root()` first)."""
         return [level[number >> depth ^ 1] for depth, level in enumerate(self._levels[:_DEPTH])]
 
+    def below(self, depth: int, number: int) -> list[bytes]:
+        """The 256 hashes eight levels below a node at depth 0 or 8 (call `root()` first)."""
+        level = self._levels[_DEPTH - depth - _ROW_LEVELS]
+        return level[number << _ROW_LEVELS : (number + 1) << _ROW_LEVELS]
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All (key hash, leaf) in order of key hash."""
         for packed in self._buckets:
-            for at in range(0, len(packed), _LEAF_BYTES):
-                yield packed[at : at + 32], packed[at + 32 : at + _LEAF_BYTES]
+            for at in range(0, len(packed), LEAF_BYTES):
+                yield packed[at : at + 32], packed[at + 32 : at + LEAF_BYTES]
 
     def _rehash(self) -> None:
         # A batch of 256 keys hashes 2,300 nodes here: the calls are written out for speed. Each
@@ -186,8 +201,8 @@ def _find(packed: bytes, key_hash: bytes) -> tuple[int, bool]:
     """Byte offset of `key_hash` in a packed bucket, or where it belongs, and whether it is there."""
     if not packed:
         return 0, False
-    pairs = range(len(packed) // _LEAF_BYTES)
-    at = bisect_left(pairs, key_hash, key=lambda i: packed[i * 64 : i * 64 + 32]) * _LEAF_BYTES
+    pairs = range(len(packed) // LEAF_BYTES)
+    at = bisect_left(pairs, key_hash, key=lambda i: packed[i * 64 : i * 64 + 32]) * LEAF_BYTES
     return at, packed[at : at + 32] == key_hash
 
 
