@@ -21,6 +21,7 @@ from typing import Final
 
 from .acceptance import Accepted, Cut
 from .clock import HybridClock
+from .descent import Outcome
 from .draft import Appended, Condition, OpDraft
 from .entry import HEADER_BYTES, Entry, OpKind, Seal, Version, encode_op, make_entry, make_seal
 from .errors import LatticeError, MalformedError
@@ -81,6 +82,7 @@ class OpenRound:
     lung: str
     padded: bool
     wait_ms: int = 0
+    descends: bool = True  # into the peer's state tree, should the round end in a defect
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,7 @@ class Engine:
         self._logs = Logs(network_id, reader)
         self._state = State(reader, MerkleMap(reader.buckets()))
         self._clock = HybridClock(int.from_bytes(reader.meta(META_CLOCK) or b"", "big"))
-        self._reconciler = Reconciler(self._logs, lambda: self._roots)
+        self._reconciler = Reconciler(self._logs, lambda: self._roots, self._state.tree)
         self._rounds: dict[int, Round] = {}
         self._epoch: int | None = None
         self._now_ms = 0
@@ -695,20 +697,32 @@ class Engine:
                 out.append(RoundByPeer(served.peer, served.lung, by_peer))
         for opened in commit.opened:
             sync_round = self._reconciler.round(
-                opened.peer, opened.token, padded=opened.padded, wait_ms=opened.wait_ms
+                opened.peer,
+                opened.token,
+                padded=opened.padded,
+                wait_ms=opened.wait_ms,
+                descends=opened.descends,
             )
             self._rounds[opened.token] = sync_round
             out.append(RoundStep(opened.token, tuple(next(sync_round))))
-        out += [self._advance(answered) for answered in commit.answered if answered.token in self._rounds]
+        for answered in commit.answered:
+            if answered.token in self._rounds:
+                out += self._advance(answered)
         return out
 
-    def _advance(self, answered: RoundAnswered) -> Output:
+    def _advance(self, answered: RoundAnswered) -> list[Output]:
         try:
-            return RoundStep(answered.token, tuple(self._rounds[answered.token].send(answered.messages)))
+            return [RoundStep(answered.token, tuple(self._rounds[answered.token].send(answered.messages)))]
         except StopIteration as stop:
             del self._rounds[answered.token]
             result: RoundResult = stop.value
-            return RoundEnded(answered.token, result)
+        ended: list[Output] = [RoundEnded(answered.token, result)]
+        if result.descent is not None and result.descent.outcome is Outcome.FALSE:
+            # Only here is it known where the peer's own root should have led.
+            self.refused["false_proof"] = self.refused.get("false_proof", 0) + 1
+            size = sum(len(each.payload) for each in answered.messages if isinstance(each, Proof))
+            ended.append(Wasted(answered.peer, answered.lung, size))
+        return ended
 
     def _repeated(self, token: int, key: bytes, digest: bytes) -> Output:
         row = self._reader.idempotent(key, self._now_ms)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 
+from .descent import Descent, descend
 from .entry import parse_header
+from .errors import MalformedError
 from .forks import FORK_PROOF, HEADER_PATH, pack_fork_proof, pack_path
 from .heads import NO_HEAD
 from .limits import (
@@ -31,8 +33,10 @@ from .limits import (
     WANT_RANGES_MAX,
 )
 from .log import Logs
+from .merkle import MerkleMap
 from .messages import HEADERS_ONLY, Entries, Heads, HeadsFlag, Message, Proof, Roots, Want, WantEntries
 from .rows import LogHead, LogKey
+from .tree_proofs import TREE_ASK, TREE_NODES, answer_to, pack_nodes, unpack_ask
 
 _SESSIONS_MAX: Final = 512
 _SESSIONS_PER_PEER_MAX: Final = 8  # a round a lung, for two boots, and as many that were given up
@@ -46,7 +50,8 @@ _PAGE_REST_BYTES: Final = 64 * 1024
 class RoundResult:
     """How a round ended. `equal`: both log roots and both state roots were equal at its end;
     `defect`: the log roots were, the state roots (under one rules number) were not. `gained`: entries
-    that the peer had named came; `given`: some that it asked for went."""
+    that the peer had named came; `given`: some that it asked for went. `descent`: which keys that
+    defect is about, if the peer was asked."""
 
     good: bool
     padded: bool
@@ -56,6 +61,7 @@ class RoundResult:
     peer_roots: Roots | None = None
     gained: bool = False
     given: bool = False
+    descent: Descent | None = None
 
     @property
     def fruitless(self) -> bool:
@@ -122,11 +128,13 @@ Round = Generator[list[Message], Sequence[Message], RoundResult]
 
 
 class Reconciler:
-    """Opens rounds and answers those of others, over committed logs only."""
+    """Opens rounds and answers those of others, over committed logs and the committed state only."""
 
-    def __init__(self, logs: Logs, roots: Callable[[], Roots]) -> None:
+    def __init__(self, logs: Logs, roots: Callable[[], Roots], tree: MerkleMap) -> None:
+        """`tree` leads to the state root of `roots()` whenever a method of this is called."""
         self._logs = logs
         self._roots = roots
+        self._tree = tree
         # Rounds of one peer overlap: one a lung, and a long-poll that it has given up.
         self._sessions: OrderedDict[tuple[bytes, int, int], _Session] = OrderedDict()
         # Who offered entries of a frozen log is told once where it is frozen: F by (peer, log).
@@ -135,8 +143,24 @@ class Reconciler:
 
     # What the opener does.
 
-    def round(self, peer: bytes, number: int, *, padded: bool, wait_ms: int = 0) -> Round:
-        """A round with one peer. Yields messages to send; send() it the answer's messages."""
+    def round(
+        self, peer: bytes, number: int, *, padded: bool, wait_ms: int = 0, descends: bool = True
+    ) -> Round:
+        """A round with one peer. Yields messages to send; send() it the answer's messages.
+
+        One that ends in a defect goes on as a descent, if it `descends`: that changes nothing of how
+        good the round was.
+        """
+        result = yield from self._synced(peer, number, padded, wait_ms)
+        if not (result.defect and descends) or result.peer_roots is None:
+            return result
+        ours = self._roots().state_root
+        found = yield from descend(
+            self._tree, result.peer_roots.state_root, lambda: self._roots().state_root != ours
+        )
+        return replace(result, descent=found)
+
+    def _synced(self, peer: bytes, number: int, padded: bool, wait_ms: int) -> Round:
         padding = PADDING_BYTES if padded else 0
         answer = yield [Heads(number, HeadsFlag(0), self._roots(), wait_ms, padding=padding)]
         theirs = _heads(answer)
@@ -334,12 +358,25 @@ class Reconciler:
         if session is not None:
             proofs += self._lower_proofs(session.targets, session.searches)
         out += self._serve(asked, proofs)
+        out += self._tree_nodes(messages)
         if session is not None:
             missing = self.missing(session.targets, session.searches)
             paths = self._next_paths(session.searches)
             if missing or paths:
                 out.append(WantEntries((*paths, *missing[: WANT_RANGES_MAX - len(paths)])))
         return out, served
+
+    def _tree_nodes(self, messages: Sequence[Message]) -> list[Proof]:
+        """The answer to a question about our state tree, one a body. Beside Heads or Want there is none:
+        with a page and lists the answer might not fit into an envelope."""
+        asks = [each for each in messages if isinstance(each, Proof) and each.kind == TREE_ASK]
+        if not asks or any(isinstance(each, Heads | WantEntries) for each in messages):
+            return []
+        try:
+            ask = unpack_ask(asks[0].payload)
+        except MalformedError:  # counted when it came in
+            return []
+        return [Proof(TREE_NODES, pack_nodes(answer_to(ask, self._tree, self._roots().state_root)))]
 
     def _all_named(self, message: Heads) -> dict[LogKey, LogHead]:
         """The heads in lists, and for the authors in them also the logs that are listed here only."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from lattice.core.draft import Appended, Condition, OpDraft
 from lattice.core.engine import (
+    META_STATE_ROOT,
     Acknowledged,
     Answer,
     Append,
@@ -32,9 +33,11 @@ from lattice.core.engine import (
 )
 from lattice.core.entry import Entry, OpKind, Seal, Version, encode_op, make_entry, make_seal
 from lattice.core.identity import NodeKey
+from lattice.core.merkle import MerkleMap
 from lattice.core.messages import Entries, Message, Proof, decode_messages, encode_messages
 from lattice.core.reconcile import RoundResult, RoundServed
-from lattice.core.rows import Batch, LogKey
+from lattice.core.rows import Batch, KeyState, LogKey
+from lattice.core.state import leaf_of
 from lattice.storage.memory import MemoryStore
 
 NETWORK = sha256(b"a network for the tests of the core").digest()
@@ -119,6 +122,17 @@ class Author:
 
 def page(entries: Iterable[Entry], seals: Iterable[Seal] = ()) -> Entries:
     return Entries(tuple((entry.header_bytes, entry.ops) for entry in entries), tuple(seals))
+
+
+def damage(store: MemoryStore, *states: KeyState) -> None:
+    """What a defect does: these states of keys, leaves and root included, stand in place of those that
+    follow from the entries. Who opens the store next believes them."""
+    tree = MerkleMap(store.buckets())
+    for state in states:
+        tree.set(sha256(state.key).digest(), leaf_of(state))
+    buckets = tree.changed_buckets()
+    keys = {state.key: state for state in states}
+    store.commit(Batch(keys=keys, buckets=buckets, meta={META_STATE_ROOT: tree.root()}))
 
 
 def only(outputs: Iterable[Output], kind: type[T]) -> T:

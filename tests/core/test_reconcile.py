@@ -15,6 +15,7 @@ from lattice.core.entry import OpKind
 from lattice.core.envelope import Kind, Sealer
 from lattice.core.limits import HEADS_LOGS_MAX, KIB, MIB, PADDING_BYTES, PAGE_BYTES
 from lattice.core.log import Logs
+from lattice.core.merkle import MerkleMap
 from lattice.core.messages import (
     Entries,
     Heads,
@@ -319,7 +320,7 @@ def reconciler() -> tuple[Reconciler, MemoryStore]:
     for number in range(3):
         replica.put(b"%d" % number)
     logs = Logs(NETWORK, replica.store)
-    return Reconciler(logs, lambda: replica.engine.roots), replica.store
+    return Reconciler(logs, lambda: replica.engine.roots, MerkleMap(replica.store.buckets())), replica.store
 
 
 def test_wants_are_served_within_what_is_held() -> None:
@@ -362,7 +363,7 @@ def test_an_author_with_too_many_logs_does_not_keep_the_others_out(first: bool) 
         logs.heads.set(LogKey(crowd, epoch), head)
     for epoch in range(HEADS_LOGS_MAX - 1):
         logs.heads.set(LogKey(middling, epoch), head)
-    answering = Reconciler(logs, lambda: replica.engine.roots)
+    answering = Reconciler(logs, lambda: replica.engine.roots, MerkleMap(replica.store.buckets()))
     asked = Heads(5, HeadsFlag.LISTS, OTHER_ROOTS, logs=((crowd, ()), (log.author, ()), (middling, ())))
     messages, _ = answering.answer((b"p", 1), [asked])
     assert isinstance(messages[0], Heads)
@@ -434,7 +435,9 @@ def test_pages_are_bounded_whatever_is_asked() -> None:
     replica = Replica(1)
     for number in range(40):
         replica.put(b"%d" % number, bytes(100 * KIB))
-    answering = Reconciler(Logs(NETWORK, replica.store), lambda: replica.engine.roots)
+    answering = Reconciler(
+        Logs(NETWORK, replica.store), lambda: replica.engine.roots, MerkleMap(replica.store.buckets())
+    )
     log = next(iter(replica.store.log_heads()))
     wants = (Want(*log, 0, 2**64 - 2),) * 50
     messages, _ = answering.answer((b"p", 1), [WantEntries(wants)])
@@ -468,7 +471,9 @@ def test_one_range_of_each_log_is_served() -> None:
     replica = Replica(1)
     for number in range(3):
         replica.put(b"%d" % number)
-    answering = Reconciler(Logs(NETWORK, replica.store), lambda: replica.engine.roots)
+    answering = Reconciler(
+        Logs(NETWORK, replica.store), lambda: replica.engine.roots, MerkleMap(replica.store.buckets())
+    )
     (log,) = replica.store.log_heads()
     messages, _ = answering.answer((b"p", 1), [WantEntries((Want(*log, 0, 2), Want(*log, 2, 2)) * 100)])
     (entries,) = (message for message in messages if isinstance(message, Entries))
