@@ -135,6 +135,16 @@ def _peers(status: Status, measures: Measures) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "lattice_peers_of_other_rules", "Peers whose state roots are not compared with ours.", value=others
     )
+    yield GaugeMetricFamily(
+        "lattice_peers_of_other_state",
+        "Peers that hold the same entries and compute another state root: a defect.",
+        value=measures.defect_peers,
+    )
+    yield GaugeMetricFamily(
+        "lattice_keys_differing",
+        "Keys found to differ, at least, from a peer with the same entries.",
+        value=measures.defect_keys,
+    )
     if measures.synced_ms is not None:
         yield GaugeMetricFamily(
             "lattice_synced_timestamp_seconds",
@@ -177,8 +187,12 @@ def _counts(measures: Measures) -> Iterator[Metric]:
     for name, (metric, doc) in _ENGINE_COUNTERS.items():
         yield CounterMetricFamily(metric, doc, value=measures.engine[name])
     refused = _after("refused_", measures.engine)
-    yield _counted("lattice_entries_refused", "Entries refused, by reason.", "reason", refused)
+    yield _counted("lattice_entries_refused", "Entries and proofs refused, by reason.", "reason", refused)
     yield _rounds(measures.rounds)
+    descents = _after("descents_", measures.rounds)
+    yield _counted(
+        "lattice_descents", "Looks into a peer's state tree after a defect, by outcome.", "result", descents
+    )
     failed = _after("polls_failed_", measures.rounds)
     probed = _after("probes_failed_", measures.rounds)
     yield _counted("lattice_probes_failed", "HTTP probes that failed, by reason.", "reason", probed)

@@ -19,6 +19,7 @@ from ..core.identity import public_key_of
 from ..core.limits import EXCHANGE_TIMEOUT_S
 from ..core.messages import Beat, Entries, Hello, Message
 from ..core.reconcile import RoundResult
+from ..core.tree_proofs import asks_for_tree
 from ..transport.port import HttpLung, TransportError
 from .courier import Answered, Carry, Courier
 from .driver import Driver
@@ -91,6 +92,7 @@ class AntiEntropy:
         self.heartbeat: Heartbeat
         # False while the disk reserve is touched: rounds then give, and take nothing.
         self.takes_entries: Callable[[], bool] = lambda: True
+        self.may_descend: Callable[[str], bool] = lambda peer_id: True
         self.failed: Callable[[str, Lung, str], None] = lambda *given: None
         self.sift: Callable[[str, Lung, tuple[Message, ...]], tuple[Message, ...]] = lambda *given: given[2]
         self.counters: dict[str, int] = {}
@@ -109,13 +111,21 @@ class AntiEntropy:
         def opening(number: int) -> OpenRound:
             nonlocal token
             token = number
-            return OpenRound(number, public_key, lung, padded, int(wait_s * 1000))
+            descends = self.may_descend(peer_id)
+            return OpenRound(number, public_key, lung, padded, int(wait_s * 1000), descends)
 
         try:
             step = await self._driver.ask(opening)
             patience = EXCHANGE_TIMEOUT_S + wait_s
             while isinstance(step, RoundStep):
-                messages = await self._exchange(carry, step.messages, public_key, patience)
+                try:
+                    messages = await self._exchange(carry, step.messages, public_key, patience)
+                except RoundFailed as error:
+                    if not asks_for_tree(step.messages):
+                        raise
+                    # The round itself was over: what it has shown is not lost with this answer.
+                    self.failed(peer_id, lung, error.reason)
+                    messages = ()
                 patience = EXCHANGE_TIMEOUT_S
                 if not self.takes_entries():
                     messages = tuple(message for message in messages if not isinstance(message, Entries))
@@ -130,6 +140,8 @@ class AntiEntropy:
         if not isinstance(step, RoundEnded):
             raise AssertionError(f"a round was answered by {step!r}")
         self._count(f"rounds_{lung}_{step.result.reason}")
+        if step.result.descent is not None:
+            self._count(f"descents_{step.result.descent.outcome}")
         self._ended(peer_id, lung, step.result, commit)
         if step.result.good:
             now = trio.current_time()

@@ -38,6 +38,8 @@ class Measures:
     restrained: int
     p2p_restarts: int
     novelties: Mapping[str, int]
+    defect_peers: int
+    defect_keys: int
 
 
 def measure(node: Node) -> Measures:
@@ -59,4 +61,6 @@ def measure(node: Node) -> Measures:
         restrained=node.restraint.restrained,
         p2p_restarts=report.restarts,
         novelties=node.engine.novelties(),
+        defect_peers=node.defects.peers,
+        defect_keys=node.defects.keys,
     )

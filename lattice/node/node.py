@@ -96,6 +96,7 @@ from ..transport.port import GossipKind, HttpLung, P2PLung, PeerLink
 from .anti_entropy import AntiEntropy, RoundFailed
 from .bus import Bus
 from .courier import Answered, Courier, Received
+from .defects import Defects
 from .driver import Announcement, Driver
 from .evidence import make_receipt, prove, show_history
 from .facade import KeyView, LedgerView
@@ -212,6 +213,10 @@ class Node:
         self._restraint = Restraint(ports.log, self._count, self._expel)
         self._anti_entropy.sift = self._restraint.sifted
         self._anti_entropy.failed = self._restraint.failed
+        self._defects = Defects(
+            store, ports.log, raise_alarm=self._raise_alarm, clear_alarm=self._clear_alarm
+        )
+        self._anti_entropy.may_descend = self._defects.may_descend
         self._links: Links | None = None
         if p2p is not None:
             self._links = Links(
@@ -274,6 +279,10 @@ class Node:
     @property
     def restraint(self) -> Restraint:
         return self._restraint
+
+    @property
+    def defects(self) -> Defects:
+        return self._defects
 
     @property
     def uptime_s(self) -> float:
@@ -442,6 +451,7 @@ class Node:
         self.registry.forget(peer.key)
         self.heartbeat.feed(PeerForgotten(peer.key, trio.current_time()))
         self._anti_entropy.stop_polls((peer.key,))
+        self._defects.end(peer.key)
         await self._share_peers()
         if self._p2p is not None and not peer.is_placeholder:
             self._p2p.expel(peer.key)
@@ -773,17 +783,15 @@ class Node:
                 peer.held_commit = max(peer.held_commit, equal_at)
                 if roots.rules == ours.rules and roots.state_root == ours.state_root:
                     peer.synced_ms = self._ports.wall_ms()
-                elif roots.rules == ours.rules:
-                    self._raise_alarm(
-                        "state_defect",
-                        f"{peer_id} holds the same entries and computes another state root: one of the two "
-                        "has a defect; compare with `lattice fsck`",
-                    )
+            if self._defects.compare(peer_id, roots, ours) and self._links is not None:
+                self._links.start_round(peer_id, padded=False)
         return not same_log
 
     def _round_ended(self, peer_id: str, lung: Lung, result: RoundResult, commit: int) -> None:
         if result.peer_roots is not None:
             self._note_roots(peer_id, result.peer_roots, equal_at=commit)
+        if result.descent is not None:
+            self._nursery.start_soon(self._defects.descended, peer_id, result.descent)
         peer = self.registry.get(peer_id)
         if result.good and peer is not None:
             peer.held_commit = max(peer.held_commit, commit)

@@ -255,7 +255,7 @@ class Simulation:
             for code, text in host.running.alarms.items():
                 if code.startswith("twin") and self._faults.counts.get("clone"):
                     continue
-                if code in ("fork", "state_defect", "stolen_epoch") or code.startswith("twin"):
+                if code.startswith(("fork", "state_defect", "stolen_epoch", "twin")):
                     self._add("I3", host.name, f"alarm {code}: {text}")
         for host in self.world.hosts:
             if host.node is None:

@@ -317,13 +317,17 @@ class World:
 
 
 def play(
-    scenario: Callable[[World], Awaitable[None]], *, seed: int = 1, climate: Climate | None = None
+    scenario: Callable[[World], Awaitable[None]],
+    *,
+    seed: int = 1,
+    climate: Climate | None = None,
+    make_node: type[Node] = Node,
 ) -> World:
     """Run a scenario in a world of its own, under virtual time; the world, closed, for a last look."""
     worlds: list[World] = []
 
     async def main() -> None:
-        async with World(seed, climate=climate) as world:
+        async with World(seed, climate=climate, make_node=make_node) as world:
             worlds.append(world)
             await scenario(world)
 

@@ -39,6 +39,7 @@ from lattice.core.reconcile import RoundResult, RoundServed
 from lattice.core.rows import Batch, KeyState, LogKey
 from lattice.core.state import leaf_of
 from lattice.storage.memory import MemoryStore
+from lattice.storage.port import Store
 
 NETWORK = sha256(b"a network for the tests of the core").digest()
 NOW_MS = 1_700_000_000_000
@@ -124,7 +125,7 @@ def page(entries: Iterable[Entry], seals: Iterable[Seal] = ()) -> Entries:
     return Entries(tuple((entry.header_bytes, entry.ops) for entry in entries), tuple(seals))
 
 
-def damage(store: MemoryStore, *states: KeyState) -> None:
+def damage(store: Store, *states: KeyState) -> None:
     """What a defect does: these states of keys, leaves and root included, stand in place of those that
     follow from the entries. Who opens the store next believes them."""
     tree = MerkleMap(store.buckets())

@@ -10,6 +10,7 @@ import trio
 from lattice.core.draft import Appended, OpDraft
 from lattice.core.entry import OpKind
 from lattice.core.failover_events import Mode
+from lattice.node.bus import Event
 from lattice.testing import ALL_KINDS, Block, Host, World
 
 
@@ -61,6 +62,16 @@ async def settled(world: World, hosts: list[Host], limit_s: float = 40.0) -> Non
 def last_beat(host: Host) -> float:
     """When the host last heard any peer over P2P."""
     return trio.current_time() - host.running.heartbeat.view().seconds_since_peer
+
+
+def told(host: Host, after: str | None = None) -> list[Event]:
+    """All that the host tells behind `after`, from its start if None."""
+    bus = host.running.bus
+    found: list[Event] = []
+    with bus.reader(after or bus.id_of(0)) as reader:
+        while reader.behind:
+            found += reader.take_nowait()
+    return found
 
 
 def truthful(world: World) -> bool:

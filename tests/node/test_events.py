@@ -6,22 +6,12 @@ import pytest
 import trio
 import trio.testing
 
-from lattice.node.bus import Event, Filter, parse_types
+from lattice.node.bus import Filter, parse_types
 from lattice.schemas import EntryEvent, LostEvent, ModeEvent, PeerEvent, PolicyEvent
 from lattice.testing import P2P_KINDS, Host, World, play
-from tests.node.kit import HTTP, P2P, cut, get, put, settled, until_known
+from tests.node.kit import HTTP, P2P, cut, get, put, settled, told, until_known
 
 pytestmark = pytest.mark.slow
-
-
-def told(host: Host, after: str | None = None) -> list[Event]:
-    """All that the host tells behind `after`, from its start if None."""
-    bus = host.running.bus
-    found: list[Event] = []
-    with bus.reader(after or bus.id_of(0)) as reader:
-        while reader.behind:
-            found += reader.take_nowait()
-    return found
 
 
 def test_every_entry_is_told_once_and_only_when_it_can_be_read() -> None:
