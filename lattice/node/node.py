@@ -100,6 +100,7 @@ from .defects import Defects
 from .driver import Announcement, Driver
 from .evidence import make_receipt, prove, show_history
 from .facade import KeyView, LedgerView
+from .fork_alarms import fork_alarm
 from .heartbeat import Heartbeat, Order
 from .links import Links
 from .measures import Measures, measure
@@ -114,7 +115,6 @@ from .watch import Watch
 
 _META_POLICY: Final = "policy"
 _META_PEERS: Final = "peers"
-_FORK_KEYS_SHOWN: Final = 10
 _PRESENCE_PER_NODE_S: Final = 0.3
 _DISK_CHECK_S: Final = 2.0
 _ACK_TIMEOUT_S: Final = 10.0
@@ -511,6 +511,7 @@ class Node:
             self.registry.restore(remembered)
             for peer in self.registry.all():
                 self.heartbeat.feed(PeerKnown(peer.key, trio.current_time()))
+        self._recall_forks()
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             self._nursery = nursery
@@ -684,7 +685,7 @@ class Node:
                 if self._p2p is not None and self._gossips:
                     self._p2p.publish_nowait("entries", self._courier.seal_gossip([output.proof]))
             case Frozen():
-                self._frozen(output.fork)
+                self._raise_alarm(*fork_alarm(output.fork))
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
                 if output.served.good and output.lung == "p2p":
@@ -701,18 +702,16 @@ class Node:
                 subject = peer_id_of(output.subject) if output.subject else self.name
                 self._raise_alarm(output.code, f"{output.detail} ({subject})")
 
-    def _frozen(self, fork: ForkRow) -> None:
-        """A log has two branches: say whose, from where, and what that took out of the state."""
-        author = peer_id_of(fork.author)
-        shown = ", ".join(key.decode("utf-8", "replace") for key in fork.keys[:_FORK_KEYS_SHOWN])
-        more = f" and {len(fork.keys) - _FORK_KEYS_SHOWN} more" if len(fork.keys) > _FORK_KEYS_SHOWN else ""
-        changed = f"; keys with another winner: {shown}{more}" if fork.keys else ""
-        left = "1 entry" if fork.removed == 1 else f"{fork.removed} entries"
-        self._raise_alarm(
-            f"fork {author} {fork.epoch:016x}",
-            f"{author} wrote two branches of one log (epoch {fork.epoch:016x}): it is frozen at seq "
-            f"{fork.frozen}, {left} left the state{changed}; see `lattice forks`",
-        )
+    def _recall_forks(self) -> None:
+        """Raise the alarms of the logs that were frozen before this start: a fork is for ever. They are
+        no news, so one line says how many they are, and no event does."""
+        forks = self.forks()
+        self._alarms.update(map(fork_alarm, forks))
+        if forks:
+            which = "1 log is" if len(forks) == 1 else f"{len(forks)} logs are"
+            self._log.error(
+                "ALERT", f"{which} frozen by a fork, since before this start; see `lattice forks`"
+            )
 
     def _raise_alarm(self, code: str, text: str) -> None:
         if self._alarms.get(code) != text:

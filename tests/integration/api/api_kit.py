@@ -54,14 +54,17 @@ class Lines:
 
 
 @asynccontextmanager
-async def running_node(*, lines: Lines | None = None) -> AsyncIterator[Node]:
-    """The product's own node, without lungs and with a store in memory."""
+async def running_node(
+    *, lines: Lines | None = None, store: MemoryStore | None = None, network_id: bytes | None = None
+) -> AsyncIterator[Node]:
+    """The product's own node, without lungs and with a store in memory: an empty one of a new network,
+    or that of a node that ran before."""
     ports = Ports(wall_ms=lambda: time.time_ns() // 1_000_000, entropy=os.urandom, log=lines or Lines())
     node = Node(
         NodeKey(os.urandom(32)),
-        os.urandom(32),
+        network_id or os.urandom(32),
         {1: os.urandom(32)},
-        MemoryStore(),
+        store or MemoryStore(),
         ports,
         NodeOptions("nodeA"),
         p2p=None,

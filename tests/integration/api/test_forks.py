@@ -15,6 +15,7 @@ from lattice.core.identity import NodeKey, peer_id_of
 from lattice.core.messages import Entries
 from lattice.core.proofs import parse_proof, verify_proof
 from lattice.node.node import Node
+from lattice.storage.memory import MemoryStore
 from tests.integration.api.api_kit import LOOPBACK, Lines, in_process, running_node
 
 AUTHOR = NodeKey(b"\x07" * 32)
@@ -73,6 +74,36 @@ async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies(
         assert f"{AUTHOR.peer_id} epoch {9:016x} is frozen at seq 1" in told
         assert "another winner: lost" in told
         assert json.loads(answer.content)["success"] is True
+
+
+async def test_the_alarm_of_a_fork_stands_after_a_restart_and_is_told_once() -> None:
+    async with running_node() as node:
+        first, network_id = write(node, 0, bytes(32), b"stays"), node.network_id
+        one, two = write(node, 1, first.id, b"lost"), write(node, 1, first.id, b"other")
+        await give(node, 1, first, one)
+        await give(node, 2, two)
+        before = node.alarms
+        assert [code[:5] for code in before] == ["fork "]
+        store = node.store
+    assert isinstance(store, MemoryStore)
+    lines = Lines()
+    async with (
+        running_node(lines=lines, store=store.reopened(), network_id=network_id) as node,
+        in_process(create_app(node, Access(LOOPBACK, None))) as api,
+    ):
+        shown = (await api.get("/api/lattice/p2p/status")).json()
+        assert (node.alarms, shown["alarms"], shown["forks"]) == (before, list(before.values()), 1)
+        assert "\nlattice_alarms 1.0\n" in (await api.get("/metrics")).text
+        alerts = [text for _, tag, text, _ in lines.said if tag == "ALERT"]
+        assert alerts == ["1 log is frozen by a fork, since before this start; see `lattice forks`"]
+        events = f"/api/lattice/events?follow=false&type=alarm&after={node.bus.id_of(0)}"
+        assert "frozen" not in (await api.get(events)).text
+
+        # A lower fork is news, as ever.
+        await give(node, 3, write(node, 0, bytes(32), b"another first"))
+        assert len(node.alarms) == 1
+        assert "frozen at seq 0" in lines.said[-1][2]
+        assert "frozen at seq 0" in (await api.get(events)).text
 
 
 async def test_what_lies_below_a_fork_can_still_be_proven() -> None:
