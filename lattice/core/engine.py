@@ -317,10 +317,6 @@ class Engine:
         """The committed heads; treat as read-only."""
         return self._heads
 
-    def fork_rows(self) -> dict[LogKey, ForkRow]:
-        """The forks of the last commit, each with its proof."""
-        return self._reader.fork_rows()
-
     def tree_path(self, bucket: int) -> tuple[bytes, list[bytes]]:
         """A bucket of the state tree and its path, as of the last `settle`: during a commit they lead
         to a root that is not durable yet, so whoever shows them compares."""

@@ -143,6 +143,16 @@ def unpack_fork_proof(network_id: bytes, data: bytes) -> ForkProof:
     return proof_of(one, other)
 
 
+def read_kept_proof(data: bytes) -> ForkProof:
+    """A proof as this node has packed it, and hence judged it before: only taken apart, with each id read
+    from the `prev` above it and not hashed again. So it need not be kept in this form, which takes six
+    times as much memory."""
+    reader = Reader(data)
+    proof = ForkProof(_read_kept_path(reader), _read_kept_path(reader))
+    reader.end()
+    return proof
+
+
 def unpack_path(network_id: bytes, data: bytes) -> HeaderPath:
     """The inverse of pack_path; the signature is not verified. Raises MalformedError."""
     reader = Reader(data)
@@ -172,6 +182,14 @@ def _write_path(writer: Writer, path: HeaderPath) -> None:
 def _read_path(network_id: bytes, reader: Reader) -> HeaderPath:
     headers = [reader.take(HEADER_BYTES) for _ in range(reader.count(SEAL_INTERVAL))]
     return path_of(network_id, headers, parse_seal(reader.take(SEAL_BYTES)))
+
+
+def _read_kept_path(reader: Reader) -> HeaderPath:
+    data = [reader.take(HEADER_BYTES) for _ in range(reader.count(SEAL_INTERVAL))]
+    seal = parse_seal(reader.take(SEAL_BYTES))
+    headers = [parse_header(one) for one in data]
+    ids = [*(header.prev for header in headers[1:]), seal.id]
+    return HeaderPath(tuple(map(HeaderNode, ids, headers, data)), seal)
 
 
 SealOf = Callable[[HeaderNode], Seal | None]

@@ -14,6 +14,7 @@ from .acceptance import Accepted, Cut, Verified, chain_from, is_simple, is_whole
 from .entry import Entry, Seal, entry_id, must_be_sealed, parse_entry, parse_header
 from .errors import MalformedError
 from .forks import (
+    FORK_PROOF,
     Authentic,
     ForkProof,
     HeaderNode,
@@ -22,7 +23,7 @@ from .forks import (
     paths_in,
     proof_of,
     proof_verifies,
-    unpack_fork_proof,
+    read_kept_proof,
 )
 from .heads import HeadsIndex
 from .identity import is_valid_public_key
@@ -60,10 +61,8 @@ class Logs:
         self._overlay: dict[tuple[LogKey, int], EntryRow] = {}
         self._newest: dict[LogKey, _Newest] = {}
         self._pending = Pending()
-        # One proof a frozen log, that with the lowest seq.
-        self.proofs: dict[LogKey, ForkProof] = {
-            key: unpack_fork_proof(network_id, row.proof) for key, row in reader.fork_rows().items()
-        }
+        # The fork proof taken apart last: one message asks for the same several times. F names it.
+        self._read_last: tuple[LogKey, int, ForkProof] | None = None
 
     def begin(self, batch: Batch) -> None:
         """Collect changes in `batch` from now on; what came before is committed."""
@@ -135,7 +134,7 @@ class Logs:
 
     def _verified(self, key: LogKey, seals: Mapping[int, Sequence[Seal]], result: Accepted) -> Verified:
         """The seals of one log, with what the fork proof that is held adds to them."""
-        proof = self.proofs.get(key)
+        proof = self._kept_proof(key)
         waiting = self._pending.of(key)
         if proof is None:
             return Verified(self._network_id, seals, waiting, result)
@@ -205,8 +204,7 @@ class Logs:
         frozen = self.heads.get(key).frozen
         evidence = authentic.lowest_evidence(lambda seq: self.entry_id_at(key, seq), frozen)
         if evidence is not None:
-            self._freeze(key, evidence, authentic, origin, result)
-            verified.continued = self.proofs[key].continues
+            verified.continued = self._freeze(key, evidence, authentic, origin, result).continues
         head = self.heads.get(key)
         left: dict[bytes, Entry] = {}
         for entry in entries.values():
@@ -223,21 +221,50 @@ class Logs:
     def _kept_headers(self, key: LogKey) -> Iterator[HeaderNode]:
         for waiting in self._pending.of(key).values():
             yield HeaderNode(waiting.entry.id, waiting.entry.header, waiting.entry.header_bytes)
-        for path in self.proofs.get(key, ()):
+        for path in self._kept_proof(key) or ():
             yield from path.headers
 
-    def _freeze(self, key: LogKey, seq: int, authentic: Authentic, origin: Origin, result: Accepted) -> None:
-        """Freeze a log at `seq`, with what is held there as one side of the proof if anything is."""
+    def _fork_row(self, key: LogKey) -> ForkRow | None:
+        """What is kept of a frozen log, that of the commit under way first: its proof is that with the
+        lowest F."""
+        if self.heads.get(key).frozen == FROZEN_NEVER:
+            return None
+        return self._batch.forks.get(key) or self._reader.fork_row(key)
+
+    def fork_proof(self, key: LogKey) -> Proof:
+        """The fork proof of a frozen log, as it goes to others."""
+        row = self._fork_row(key)
+        if row is None:
+            raise AssertionError("a log is frozen and has no fork proof")
+        return Proof(FORK_PROOF, row.proof)
+
+    def _kept_proof(self, key: LogKey) -> ForkProof | None:
+        """The fork proof of a log that is frozen, taken apart."""
+        frozen = self.heads.get(key).frozen
+        if self._read_last is not None and self._read_last[:2] == (key, frozen):
+            return self._read_last[2]
+        row = self._fork_row(key)
+        if row is None:
+            return None
+        proof = read_kept_proof(row.proof)
+        self._read_last = (key, frozen, proof)
+        return proof
+
+    def _freeze(
+        self, key: LogKey, seq: int, authentic: Authentic, origin: Origin, result: Accepted
+    ) -> ForkProof:
+        """Freeze a log at `seq`, with what is held there as one side of the proof if anything is. Returns
+        the proof."""
+        before = self._fork_row(key)
         if self.entry_id_at(key, seq) is not None:
             one = self._held_path(key, seq)
         else:
             _, node = min(authentic.nodes[seq].items())
             one = authentic.path(node)
         other = authentic.path(next(authentic.rivals(seq, one.headers[0].id)))
-        proof = self.proofs[key] = proof_of(one, other)
+        proof = proof_of(one, other)
         cut = self._cut(key, seq)
         result.cuts.append(cut)
-        before = self._batch.forks.get(key) or self._reader.fork_rows().get(key)
         removed = cut.last - cut.first + 1 + (before.removed if before is not None else 0)
         self._batch.forks[key] = ForkRow(
             key.author,
@@ -250,6 +277,7 @@ class Logs:
             origin.lung,
             origin.arrived_ms,
         )
+        return proof
 
     def _cut(self, key: LogKey, seq: int) -> Cut:
         """Take the entries of a log from `seq` on out of the heads, the batch and what waits."""
@@ -296,8 +324,14 @@ class Logs:
         headers = tuple(self._held_header(key, seq) for seq in range(first, last + 1))
         if seals:
             return HeaderPath(headers, seals[0])
-        onward = self.proofs[key].one
-        return HeaderPath((*headers, *onward.headers), onward.seal)
+        return self._onward(key, headers)
+
+    def _onward(self, key: LogKey, headers: tuple[HeaderNode, ...]) -> HeaderPath:
+        """Headers up to where a log is frozen, and on through its fork proof."""
+        proof = self._kept_proof(key)
+        if proof is None:
+            raise AssertionError("a log has neither a seal above its last entry nor a fork proof")
+        return HeaderPath((*headers, *proof.one.headers), proof.one.seal)
 
     def _held_header(self, key: LogKey, seq: int) -> HeaderNode:
         row = self._overlay.get((key, seq)) or self._reader.entry(key.author, key.epoch, seq)
@@ -321,10 +355,8 @@ class Logs:
             return None
         end = min(head.seq, first | (SEAL_INTERVAL - 1))
         seals = self._kept_seals(key, first, end)
-        proof = self.proofs.get(key)
-        if proof is not None and end == head.frozen - 1 and (end + 1) % SEAL_INTERVAL:
-            headers = tuple(self._held_header(key, seq) for seq in range(first, end + 1))
-            return HeaderPath((*headers, *proof.one.headers), proof.one.seal)
+        if end == head.frozen - 1 and (end + 1) % SEAL_INTERVAL:
+            return self._onward(key, tuple(self._held_header(key, seq) for seq in range(first, end + 1)))
         if not seals:
             return None
         headers = tuple(self._held_header(key, seq) for seq in range(first, seals[-1].seq + 1))
@@ -440,7 +472,7 @@ class Logs:
     ) -> tuple[list[EntryRow], list[Seal]]:
         """Committed entries first..last of about `budget` bytes, ending at a kept seal: the first
         at or above `last`, or the highest that fits. A frozen log may also end at its last entry, which
-        its fork proof authenticates: that goes along (`proofs`).
+        its fork proof authenticates: that goes along (`fork_proof`).
 
         An unsealed stretch is at most 1 MiB, so a page of PAGE_BYTES always reaches a seal; one
         that cannot (a smaller budget) comes back empty.

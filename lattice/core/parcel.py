@@ -50,7 +50,7 @@ def bodies(network_id: bytes, reader: Reader, since_ms: int = 0) -> Iterator[tup
 
 def _log(logs: Logs, reader: Reader, key: LogKey, since_ms: int) -> Iterator[tuple[bytes, int]]:
     head = logs.heads.get(key)
-    fork = reader.fork_rows().get(key)
+    fork = reader.fork_row(key)
     proofs = [Proof(FORK_PROOF, fork.proof)] if fork is not None else []
     at = _first_since(reader, key, head.seq, since_ms) if since_ms else 0
     while at <= head.seq:

@@ -19,7 +19,7 @@ from typing import Final
 from .descent import Descent, descend
 from .entry import parse_header
 from .errors import MalformedError
-from .forks import FORK_PROOF, HEADER_PATH, pack_fork_proof, pack_path
+from .forks import HEADER_PATH, pack_path
 from .heads import NO_HEAD
 from .limits import (
     FORK_PROOFS_MAX,
@@ -247,13 +247,10 @@ class Reconciler:
             frozen = self._logs.heads.get(key).frozen
             if self._told.get((peer, key)) != frozen:
                 self._told[peer, key] = frozen
-                proofs.append(self._proof(key))
+                proofs.append(self._logs.fork_proof(key))
         while len(self._told) > _TOLD_MAX:
             self._told.popitem(last=False)
         return proofs
-
-    def _proof(self, key: LogKey) -> Proof:
-        return Proof(FORK_PROOF, pack_fork_proof(self._logs.proofs[key]))
 
     def _lower_proofs(self, targets: dict[LogKey, LogHead], searches: dict[LogKey, _Search]) -> list[Proof]:
         """The proofs of logs that are frozen lower here than there, which `targets` then takes for
@@ -267,7 +264,7 @@ class Reconciler:
             frozen = self._logs.heads.get(key).frozen
             if frozen < theirs.frozen and len(proofs) < FORK_PROOFS_MAX:
                 targets[key] = theirs._replace(frozen=frozen)
-                proofs.append(self._proof(key))
+                proofs.append(self._logs.fork_proof(key))
                 last = min(theirs.seq, frozen - 1)
                 if theirs.frozen != FROZEN_NEVER and last >= 0 and key not in searches:
                     searches[key] = _Search(0, last // SEAL_INTERVAL)
@@ -489,7 +486,7 @@ class Reconciler:
             seals += row_seals
             left -= sum(len(row.header) + len(row.ops) for row in rows)
             if rows and self._logs.heads.get(key).frozen != FROZEN_NEVER:
-                proofs.append(self._proof(key))
+                proofs.append(self._logs.fork_proof(key))
         return (Entries(tuple(frames), tuple(seals)) if frames else None), proofs
 
     def _differing(self, authors: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

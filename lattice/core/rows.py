@@ -215,7 +215,14 @@ class Reader(Protocol):
         """All stored edges of `key`, in order of (target, author, epoch, seq, op index)."""
         ...
 
-    def fork_rows(self) -> dict[LogKey, ForkRow]: ...
+    def frozen_logs(self) -> list[LogKey]:
+        """The logs that a fork has frozen, in order."""
+        ...
+
+    def fork_row(self, log: LogKey) -> ForkRow | None:
+        """What is kept of a frozen log. Its proof has up to 16 KiB, so it is read when it is needed:
+        one author can fork any number of logs."""
+        ...
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         """The first `limit` ops of the key by (author, epoch, seq, op index)."""

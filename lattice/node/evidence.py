@@ -105,7 +105,7 @@ def _value(store: Reader, network_id: bytes, winner: ProofVersion) -> ProofValue
     header = parse_header(winner.header)
     seq = header.seq
     seals = store.seals(header.author, header.epoch, seq, seq + SEAL_INTERVAL - 1)
-    fork = store.fork_rows().get(LogKey(header.author, header.epoch))
+    fork = store.fork_row(LogKey(header.author, header.epoch))
     above: tuple[bytes, ...] = ()
     if seals:
         last, seal = seals[0].seq, seals[0]

@@ -427,7 +427,8 @@ class Node:
     # Known peers, changed while the node runs.
 
     def forks(self) -> list[ForkRow]:
-        return [row for _, row in sorted(self._store.fork_rows().items())]
+        rows = map(self._store.fork_row, self._store.frozen_logs())
+        return [row for row in rows if row is not None]
 
     def known_peers(self) -> list[KnownPeer]:
         return known_peers(self.registry, self.heartbeat.view())

@@ -57,7 +57,7 @@ def build_status(node: Node) -> Status:
         version=node.options.version,
         entry_count=roots.entry_count,
         state_size=node.engine.state_size,
-        forks=len(node.engine.fork_rows()),
+        forks=len(node.store.frozen_logs()),
         uptime_s=round(node.uptime_s, 3),
         alarms=sorted(node.alarms.values()),
         warnings=sorted([*node.heartbeat.warnings.values(), *node.version_warnings()]),

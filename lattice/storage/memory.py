@@ -233,8 +233,11 @@ class MemoryStore:
         found = self._rows.edges.get(key, {})
         return sorted(edge for namers in found.values() for edge in namers)
 
-    def fork_rows(self) -> dict[LogKey, ForkRow]:
-        return dict(self._rows.forks)
+    def frozen_logs(self) -> list[LogKey]:
+        return sorted(self._rows.forks)
+
+    def fork_row(self, log: LogKey) -> ForkRow | None:
+        return self._rows.forks.get(log)
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         ops = self._rows.ops.get(key, {})

@@ -73,6 +73,7 @@ _ENTRIES: Final = _ENTRY_COLUMNS + "WHERE slot >= ? AND slot <= ? ORDER BY slot"
 _ENTRY_ID: Final = "SELECT id FROM entries WHERE slot = ?"
 _OPS_UP_TO: Final = "SELECT substr(ops, 1, ?) FROM entries WHERE slot = ?"
 _SEALS: Final = "SELECT slot, seal FROM seals WHERE slot >= ? AND slot <= ? ORDER BY slot"
+_FORK: Final = "SELECT row FROM forks WHERE number = ?"
 _IDEMPOTENT: Final = "SELECT row, expires_ms FROM idempotent WHERE key = ? AND expires_ms > ?"
 _META: Final = "SELECT value FROM meta WHERE name = ?"
 
@@ -130,7 +131,7 @@ class SqliteReader:
             raise
 
     def _load(self) -> None:
-        """Read what is kept in memory: logs, heads, buckets, the entry count."""
+        """Read what is kept in memory: logs, heads, which are frozen, buckets, the entry count."""
         self._pin()
         # Numbers start at 1; the first place stays empty.
         self._logs: list[LogKey] = [LogKey(b"", 0)]
@@ -152,10 +153,11 @@ class SqliteReader:
             self._reading.execute("SELECT number, packed FROM leaf_groups ORDER BY number"),
             self._reading.execute("SELECT number, leaves FROM leaf_log ORDER BY number"),
         )
-        self._forks = {
-            self._logs[number]: packing.unpack_fork(self._logs[number], row)
-            for number, row in self._reading.execute("SELECT number, row FROM forks")
-        }
+        self._frozen: list[LogKey] = []
+        for number, row in self._reading.execute("SELECT number, row FROM forks"):
+            packing.unpack_fork(self._logs[number], row)  # checked like all else before anything is served
+            self._frozen.append(self._logs[number])
+        self._frozen.sort()
         self._ids = IdIndex(self._reading.execute("SELECT number, packed FROM fresh_ids ORDER BY number"))
         self._entry_count = int.from_bytes(self.meta(ENTRY_COUNT) or b"", "big")
 
@@ -254,9 +256,17 @@ class SqliteReader:
             found.append(EdgeRow(key, target, *log, packing.seq_of(slot), index))
         return sorted(found)
 
-    def fork_rows(self) -> dict[LogKey, ForkRow]:
+    def frozen_logs(self) -> list[LogKey]:
         with self._lock:
-            return dict(self._forks)
+            return self._frozen.copy()
+
+    def fork_row(self, log: LogKey) -> ForkRow | None:
+        number = self._numbers.get(log)
+        if number is None:
+            return None
+        with self._lock:
+            row = self._one(_FORK, (number,))
+        return None if row is None else packing.unpack_fork(log, row[0])
 
     def history(self, key: bytes, limit: int) -> list[OpRow]:
         with self._lock:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..core.errors import LatticeError
-from ..core.rows import Batch, ForkRow, LogHead, LogKey
+from ..core.rows import Batch, LogHead, LogKey
 from . import packing, schema, sqlite_errors
 from .id_index import IdChange
 from .leaf_log import LeafChange
@@ -70,7 +71,7 @@ class _Work:
 
     numbers: dict[LogKey, int]
     heads: dict[LogKey, LogHead]
-    fork_rows: dict[LogKey, ForkRow] = field(default_factory=dict)
+    frozen: Iterable[LogKey] = ()
     entries: list[Sequence[Any]] = field(default_factory=list)
     keys: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     seals: list[Sequence[Any]] = field(default_factory=list)
@@ -215,7 +216,7 @@ class SqliteStore(SqliteReader):
                 work.cuts.append((self._numbers[key], first, sorted(batch.cut_keys.get(key, ()))))
         for key, fork in batch.forks.items():
             work.forks.append((numbers[key], packing.pack_fork(fork)))
-        work.fork_rows = batch.forks
+        work.frozen = batch.forks.keys()
         work.entry_count = self._entry_count + len(batch.entries) - removed
         meta = dict(batch.meta)
         if batch.entries or removed:
@@ -293,7 +294,10 @@ class SqliteStore(SqliteReader):
         self._numbers.update(work.numbers)
         self._heads.update(work.heads)
         self._entry_count = work.entry_count
-        self._forks.update(work.fork_rows)
+        for log in work.frozen:
+            place = bisect_left(self._frozen, log)
+            if self._frozen[place : place + 1] != [log]:
+                self._frozen.insert(place, log)
         if work.leaves is not None:
             self._leaves.apply(work.leaves)
         if work.ids is not None:

@@ -148,7 +148,7 @@ def _verify_fork(
     reader: Reader, network_id: bytes, log: LogKey, head: LogHead, found: Verification
 ) -> bytes | None:
     """Verify the fork proof of a frozen log; the id that it continues, None where there is none."""
-    row = reader.fork_rows().get(log)
+    row = reader.fork_row(log)
     if row is None or head.frozen == FROZEN_NEVER:
         if row is not None or head.frozen != FROZEN_NEVER:
             what = "a fork proof and is open" if row is not None else "no fork proof and is frozen"

@@ -78,7 +78,10 @@ class Ledger:
 def read_ledger(reader: Reader) -> Ledger:
     """All logs of a store. Entries that do not follow each other are simply not there."""
     ledger = Ledger(heads=reader.log_heads())
-    ledger.proofs = {log: row.proof for log, row in reader.fork_rows().items()}
+    for log in reader.frozen_logs():
+        row = reader.fork_row(log)
+        if row is not None:
+            ledger.proofs[log] = row.proof
     for log, head in ledger.heads.items():
         rows = reader.entries(log.author, log.epoch, 0, max(head.seq, 0), 2**62) if head.seq >= 0 else []
         ledger.logs[log] = [(row.header, row.ops) for row in rows]

@@ -15,6 +15,7 @@ from lattice.core.rows import (
     Batch,
     EdgeRow,
     EntryRow,
+    ForkRow,
     IdempotentRow,
     KeyState,
     LiveVersion,
@@ -283,3 +284,24 @@ def test_a_value_that_is_not_what_its_op_hash_says_is_never_answered(kind: Kind)
             with pytest.raises(LatticeError) as refused:
                 made.store.value(wrong)
             assert refused.value.code == "store_corrupt"
+
+
+@each_store
+def test_forks_are_listed_by_log_and_read_one_by_one(kind: Kind) -> None:
+    high, low = LogKey(b"b" * 32, 1), LogKey(b"a" * 32, 2**64 - 1)
+    rows = [
+        ForkRow(*high, 7, b"proof" * 100, 3, (b"k", "é".encode()), b"q" * 32, "gossip", 5),
+        ForkRow(*low, 0, b"p", 0, (), b"", "local", 6),
+    ]
+    with opened(kind) as made:
+        assert made.store.frozen_logs() == []
+        assert made.store.fork_row(high) is None
+        for row in rows:
+            made.store.commit(Batch(forks={LogKey(row.author, row.epoch): row}))
+        lower = rows[0]._replace(frozen=2, removed=8)
+        made.store.commit(Batch(forks={high: lower}))
+        for again in (False, True):
+            store = made.reopen() if again else made.store
+            assert store.frozen_logs() == [low, high]
+            assert [store.fork_row(log) for log in (low, high)] == [rows[1], lower]
+            assert store.fork_row(LogKey(b"a" * 32, 1)) is None

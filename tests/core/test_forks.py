@@ -240,11 +240,12 @@ def test_f_falls_and_never_rises() -> None:
         node.take(page(chain, [author.seal(chain[-1])]))
         seen.append(node.engine.heads[author.log()].frozen)
     assert seen == [10, 4, 4, 4]
-    row = node.engine.fork_rows()[author.log()]
+    row = node.store.fork_row(author.log())
     assert (row.frozen, row.removed) == (4, 16)
     again = node.restarted()
     assert again.engine.heads == node.engine.heads
-    assert again.engine.fork_rows() == node.engine.fork_rows()
+    assert again.store.frozen_logs() == [author.log()]
+    assert again.store.fork_row(author.log()) == row
     assert again.take(page(entries, [author.seal(entries[19])]))
     assert again.engine.roots == node.engine.roots
 

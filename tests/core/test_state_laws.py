@@ -232,7 +232,8 @@ def rows_of(replica: Replica) -> dict[str, Any]:
 
 
 def proofs_of(replica: Replica) -> list[Proof]:
-    return [Proof(FORK_PROOF, row.proof) for row in replica.engine.fork_rows().values()]
+    rows = map(replica.store.fork_row, replica.store.frozen_logs())
+    return [Proof(FORK_PROOF, row.proof) for row in rows]
 
 
 # How it arrives.

@@ -379,7 +379,7 @@ def test_a_store_of_format_1_gains_the_table_of_forks(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     store = open_store(tmp_path / "data", NETWORK)
-    assert store.fork_rows() == {}
+    assert store.frozen_logs() == []
     store.close()
     connection = sqlite3.connect(path)
     assert schema.schema_version(connection) == schema.SCHEMA_VERSION

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lattice.core.forks import FORK_PROOF, HeaderPath, pack_fork_proof, path_of, proof_of
+from lattice.core.log import Logs
+from lattice.core.messages import Entries, Proof
 from lattice.core.rows import Batch, IdempotentRow, KeyState, LogHead, LogKey
 from lattice.storage.datadir import STORE_FILE, open_store
 from lattice.storage.sqlite import SqliteStore
 from tests.contracts.ledgers import NETWORK, Ledger, assert_same_rows, workload
+from tests.core import core_kit
+from tests.core.core_kit import Author, Replica, put
 
 KEYS = [b"key/%03d" % number for number in range(200)]
 LOG = LogKey(b"a" * 32, 1)
@@ -163,3 +172,52 @@ def test_a_row_that_cannot_be_bound_leaves_nothing_behind(tmp_path: Path) -> Non
     store.commit(numbered(3))
     assert store.page_keys(b"", None, 1)[0].total == 3
     store.close()
+
+
+def full_proof(epoch: int) -> Proof:
+    """One of the largest: two branches of 64 headers each, of an author with this epoch."""
+
+    def branch(key: bytes) -> HeaderPath:
+        author = Author()
+        run = [author.write(put(key), epoch=epoch) for _ in range(64)]
+        return path_of(core_kit.NETWORK, [entry.header_bytes for entry in run], author.seal(run[-1]))
+
+    return Proof(FORK_PROOF, pack_fork_proof(proof_of(branch(b"one"), branch(b"other"))))
+
+
+@contextmanager
+def growth(bytes_max: int) -> Iterator[None]:
+    """What is done within leaves at most so many bytes more in memory."""
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    yield
+    gc.collect()
+    assert tracemalloc.get_traced_memory()[0] - before < bytes_max
+
+
+@pytest.mark.slow
+def test_frozen_logs_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """One author can freeze any number of its logs; a proof taken apart has 90 KiB, packed 16."""
+    count, each_max = 20, 2048
+    proofs = [full_proof(epoch) for epoch in range(count + 1)]
+    store = open_store(tmp_path, core_kit.NETWORK)
+    node = Replica(1, store)
+    node.take(Entries((), ()), proofs=[proofs.pop()])
+    payloads = [bytearray(proof.payload) for proof in proofs]
+    del proofs
+    tracemalloc.start()
+    try:
+        with growth(count * each_max):
+            for payload in payloads:
+                node.take(Entries((), ()), proofs=[Proof(FORK_PROOF, bytes(payload))])
+            node.batches.clear()
+        assert len(store.frozen_logs()) == count + 1
+        store.close()
+        with growth(count * each_max):
+            store = open_store(tmp_path, core_kit.NETWORK)
+            logs = Logs(core_kit.NETWORK, store)
+        for log in store.frozen_logs():
+            assert len(logs.fork_proof(log).payload) == len(payloads[0]) > 16 * 1024
+    finally:
+        tracemalloc.stop()
+        store.close()

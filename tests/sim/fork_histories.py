@@ -162,10 +162,11 @@ class World:
         """A proof from a replica, whole or broken; or of nothing at all."""
         rng = self.rng
         self.seen["hostile proofs"] += 1
-        frozen = [r for r in self.replicas if r.engine.fork_rows()]
+        frozen = [r for r in self.replicas if r.store.frozen_logs()]
         if not frozen:
             return Proof(1, rng.randbytes(rng.choice((0, 10, 600))))
-        payload = bytearray(next(iter(rng.choice(frozen).engine.fork_rows().values())).proof)
+        store = rng.choice(frozen).store
+        payload = bytearray(store.fork_row(store.frozen_logs()[0]).proof)
         if rng.random() < 0.7:
             payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
         return Proof(1, bytes(payload))

@@ -63,7 +63,7 @@ MUTANTS = (
     Mutant(
         "the proof so far is compared",
         "core/log.py",
-        "        for path in self.proofs.get(key, ()):\n            yield from path.headers\n",
+        "        for path in self._kept_proof(key) or ():\n            yield from path.headers\n",
         "",
     ),
     Mutant(
