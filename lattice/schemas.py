@@ -250,11 +250,14 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Forks:
-    """`GET /api/lattice/forks`: the frozen logs, by author and epoch."""
+    """`GET /api/lattice/forks`: a page of the frozen logs, by author and epoch, at most some 4 MiB of
+    them. `count` is how many stand in it, `next` the `after` of the next page, or null; the status says
+    how many there are in all."""
 
     success: bool
     forks: list[Fork]
     count: int
+    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,8 @@ def parse_id(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def parse_epoch(text: str | None) -> int | None:
+def parse_epoch(text: str) -> int:
     """Raises `bad_request`."""
-    if text is None:
-        return None
     if not _EPOCH.fullmatch(text):
         raise LatticeError("bad_request", f"{text[:80]!r} is no epoch: 16 hex digits in lower case.")
     return int(text, 16)

@@ -1,6 +1,7 @@
-"""Pages of keys, bounded in bytes as well as in number.
+"""Pages of keys and of forks, bounded in bytes as well as in number.
 
-Separate because two routes show pages, and a thousand values of 128 KiB must not become one answer.
+Separate because several routes show pages, and neither a thousand values of 128 KiB nor ten thousand
+proofs of 33 KB must become one answer.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from typing import Final
 import trio
 
 from ..core.errors import LatticeError
+from ..core.identity import public_key_of
 from ..core.limits import KEY_BYTES_MAX, PAGE_VALUES_BYTES
+from ..core.rows import LogKey
 from ..node.facade import NodeFacade
-from ..schemas import Key
-from .answers import KeyWriter, size_of
+from ..schemas import Fork, Key
+from .answers import KeyWriter, fork_shown, size_of
+from .evidence import parse_epoch
 
 _CHUNK: Final = 64  # keys read between two looks at other tasks
 _SIBLINGS_CHUNK: Final = 256  # siblings read between two such looks, or those of one key
+_FORKS_CHUNK: Final = 8  # the same of forks, each of which may be as long as 16 values
 
 
 async def key_page(
@@ -49,6 +54,34 @@ async def key_page(
             if len(views) < wanted:
                 return keys, None
         await trio.lowlevel.checkpoint()
+
+
+async def fork_page(node: NodeFacade, after: str | None, limit: int) -> tuple[list[Fork], str | None]:
+    """Up to `limit` frozen logs after `after`, and the `after` of the next page, if any."""
+    last = None if after is None else _log(after)
+    forks: list[Fork] = []
+    size = 0
+    while True:
+        wanted = min(_FORKS_CHUNK, limit + 1 - len(forks))
+        rows = node.forks(last, wanted)
+        for row in rows:
+            if len(forks) == limit or size > PAGE_VALUES_BYTES:
+                return forks, f"{forks[-1].author}-{forks[-1].epoch}"
+            forks.append(fork_shown(row))
+            size += len(forks[-1].proof) + sum(map(len, row.keys))
+            last = LogKey(row.author, row.epoch)
+        if len(rows) < wanted:
+            return forks, None
+        await trio.lowlevel.checkpoint()
+
+
+def _log(text: str) -> LogKey:
+    """The log in the `next` of a page of forks."""
+    author, _, epoch = text.rpartition("-")
+    try:
+        return LogKey(public_key_of(author), parse_epoch(epoch))
+    except LatticeError as error:
+        raise LatticeError("bad_request", f"after: {text[:80]!r} is no `next` of a page of forks.") from error
 
 
 def _bounded(text: str, what: str) -> bytes:

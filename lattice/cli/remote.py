@@ -9,7 +9,7 @@ import argparse
 
 from ..client import calls
 from ..core.errors import LatticeError
-from ..schemas import Identity
+from ..schemas import Fork, Forks, Identity
 from .reach import connect, load_settings
 from .text import columns, forks_text, peers_text, say, say_json, status_text, warn
 
@@ -47,14 +47,22 @@ def peers(args: argparse.Namespace) -> int:
 
 
 def forks(args: argparse.Namespace) -> int:
+    found: list[Fork] = []
     with connect(args) as client:
-        found = client.send(calls.forks())
+        after: str | None = None
+        while True:
+            page = client.send(calls.forks(after=after))
+            if args.json:
+                found += page.forks
+            elif page.forks:
+                say(forks_text(page.forks))
+            elif after is None:
+                say("No log is forked.")
+            after = page.next
+            if after is None:
+                break
     if args.json:
-        say_json(found)
-    elif found.forks:
-        say(forks_text(found.forks))
-    else:
-        say("No log is forked.")
+        say_json(Forks(True, found, len(found)))
     return 0
 
 

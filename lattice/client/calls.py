@@ -106,8 +106,9 @@ def nodes() -> Call[Nodes]:
     return Call("GET", f"{_API}/nodes", Nodes)
 
 
-def forks() -> Call[Forks]:
-    return Call("GET", f"{_API}/forks", Forks)
+def forks(*, after: str | None = None, limit: int = 100) -> Call[Forks]:
+    """`after` is the `next` of the page before."""
+    return Call("GET", f"{_API}/forks{_query(after=after, limit=limit)}", Forks)
 
 
 def peers() -> Call[KnownPeers]:

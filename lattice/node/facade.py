@@ -136,8 +136,8 @@ class NodeFacade(Protocol):
         """The base URLs of the known peers."""
         ...
 
-    def forks(self) -> list[ForkRow]:
-        """The frozen logs with their proofs, by author and epoch; committed rows only."""
+    def forks(self, after: LogKey | None, limit: int) -> list[ForkRow]:
+        """Up to `limit` frozen logs behind `after` with their proofs, in order; committed rows only."""
         ...
 
     async def take_parcel(self, envelope: bytes) -> Imported:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -426,8 +427,10 @@ class Node:
 
     # Known peers, changed while the node runs.
 
-    def forks(self) -> list[ForkRow]:
-        rows = map(self._store.fork_row, self._store.frozen_logs())
+    def forks(self, after: LogKey | None, limit: int) -> list[ForkRow]:
+        logs = self._store.frozen_logs()
+        first = 0 if after is None else bisect_right(logs, after)
+        rows = map(self._store.fork_row, logs[first : first + limit])
         return [row for row in rows if row is not None]
 
     def known_peers(self) -> list[KnownPeer]:
@@ -706,7 +709,7 @@ class Node:
     def _recall_forks(self) -> None:
         """Raise the alarms of the logs that were frozen before this start: a fork is for ever. They are
         no news, so one line says how many they are, and no event does."""
-        forks = self.forks()
+        forks = self.forks(None, len(self._store.frozen_logs()))
         self._alarms.update(map(fork_alarm, forks))
         if forks:
             which = "1 log is" if len(forks) == 1 else f"{len(forks)} logs are"

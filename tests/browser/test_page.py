@@ -213,6 +213,15 @@ async def test_forks_are_an_alarm_and_the_link_lists_them(tmp_path: Path) -> Non
             await tab.wait("at('fork-list').innerText.includes('is frozen at seq 0')")
             assert await tab.value("at('fork-list').querySelector('code').title") == author
             assert await tab.value("document.querySelectorAll('b').length") == 0
+            assert await tab.value("at('fork-list').children.length") == 1
+
+            teller = stranger(ticket, node)
+            for body in [body for _ in range(100) for body in forged(ticket)[1]]:
+                teller.ask([body])
+            await tab.wait_text("forks", "Alarm: 101 logs are frozen")
+            await tab.click("#forks")
+            await tab.wait("at('fork-list').innerText.includes('`lattice forks` lists all')")
+            assert await tab.value("at('fork-list').children.length") == 101
 
 
 async def test_a_token_is_asked_for_checked_and_used(tmp_path: Path) -> None:

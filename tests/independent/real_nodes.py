@@ -114,9 +114,16 @@ def flipped(data: bytes, at: int, bit: int = 1) -> bytes:
 
 def forks_of(node: LocalNode) -> dict[LogName, dict[str, Any]]:
     """The frozen logs as the API shows them."""
-    status, answer = call(node, "GET", "/api/lattice/forks")
-    assert status == 200
-    return {(public_key_of(fork["author"]), int(fork["epoch"], 16)): fork for fork in answer["forks"]}
+    found: dict[LogName, dict[str, Any]] = {}
+    query = ""
+    while True:
+        status, answer = call(node, "GET", f"/api/lattice/forks{query}")
+        assert status == 200
+        for fork in answer["forks"]:
+            found[public_key_of(fork["author"]), int(fork["epoch"], 16)] = fork
+        if answer["next"] is None:
+            return found
+        query = f"?after={answer['next']}"
 
 
 def entries_refused(node: LocalNode) -> Counter[str]:

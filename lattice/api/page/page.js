@@ -288,7 +288,10 @@ at("forks").addEventListener("click", async (event) => {
     const found = await call("/forks");
     if (needsToken(found)) items = [made("li", "Only operators may read it. Enter the token above.", "warn")];
     else if (found.status !== 200) items = [made("li", `Not read: ${reasonOf(found)}`, "bad")];
-    else items = found.body.forks.map(forkItem);
+    else {
+      items = found.body.forks.map(forkItem);
+      if (found.body.next) items.push(made("li", "These are the first; `lattice forks` lists all.", "warn"));
+    }
     if (items.length === 0) items = [made("li", "No log is forked.")];
   } catch {
     items = [made("li", "The list could not be read.", "bad")];

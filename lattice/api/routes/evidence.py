@@ -73,7 +73,8 @@ def evidence_routes(node: NodeFacade) -> APIRouter:
             Query(description="Only what came this way."),
         ] = None,
     ) -> Response:
-        return answer(await entry_page(node, author, parse_epoch(epoch), after, limit, lung))
+        wanted = None if epoch is None else parse_epoch(epoch)
+        return answer(await entry_page(node, author, wanted, after, limit, lung))
 
     # The rest of the path, so that a slash in it is answered like any other id that there is not.
     @router.get(

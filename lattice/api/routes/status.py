@@ -17,10 +17,10 @@ from ...core.limits import KEY_BYTES_MAX, PAGE_KEYS_MAX
 from ...node.facade import LedgerView, NodeFacade
 from ...schemas import Forks, Identity, Key, LedgerState, Nodes, Status, SwitchAnswer, headline
 from ..access import API
-from ..answers import answer, fork_shown, ledger_state, reduced
+from ..answers import answer, ledger_state, reduced
 from ..guards import is_operator
 from ..openapi import IF_NONE_MATCH, PROBLEMS
-from ..paging import key_page
+from ..paging import fork_page, key_page
 from ..values import parse_etags
 
 _PAGE_TRIES = 3
@@ -46,10 +46,15 @@ def status_routes(node: NodeFacade) -> APIRouter:
         urls = node.node_urls()
         return answer(Nodes(True, urls, len(urls)))
 
-    @router.get("/forks", response_model=Forks, summary="Logs with two branches, and their proofs")
-    async def get_forks() -> Response:
-        found = [fork_shown(row) for row in node.forks()]
-        return answer(Forks(True, found, len(found)))
+    @router.get("/forks", response_model=Forks, summary="A page of logs with two branches, and their proofs")
+    async def get_forks(
+        after: Annotated[
+            str | None, Query(description="The next of the page before.", max_length=100)
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE_KEYS_MAX)] = 100,
+    ) -> Response:
+        found, following = await fork_page(node, after, limit)
+        return answer(Forks(True, found, len(found), following))
 
     @router.get(
         "/state",

@@ -4,46 +4,30 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lattice.api.access import Access
 from lattice.api.app import create_app
 from lattice.cli.text import forks_text
 from lattice.client import calls
-from lattice.core.engine import Gossiped
-from lattice.core.entry import Entry, OpKind, encode_op, make_entry, make_seal
 from lattice.core.forks import proof_verifies, unpack_fork_proof
-from lattice.core.identity import NodeKey, peer_id_of
-from lattice.core.messages import Entries
+from lattice.core.identity import peer_id_of
 from lattice.core.proofs import parse_proof, verify_proof
-from lattice.node.node import Node
 from lattice.storage.memory import MemoryStore
 from tests.integration.api.api_kit import LOOPBACK, Lines, in_process, running_node
-
-AUTHOR = NodeKey(b"\x07" * 32)
-
-
-def write(node: Node, seq: int, prev: bytes, key: bytes) -> Entry:
-    return make_entry(
-        node.network_id, author=AUTHOR.public_key, epoch=9, seq=seq, prev=prev, clock=1,
-        ops=[encode_op(OpKind.PUT, key, value=b"1")],
-    )  # fmt: skip
-
-
-async def give(node: Node, number: int, *entries: Entry) -> None:
-    seal = make_seal(AUTHOR, node.network_id, entries[-1].header, entries[-1].id)
-    message = Entries(tuple((entry.header_bytes, entry.ops) for entry in entries), (seal,))
-    await node.driver.ask(lambda token: Gossiped(token, b"q" * 32, "gossip", message))
+from tests.integration.api.forks_kit import AUTHOR, fork, give, write
 
 
 async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies() -> None:
     lines = Lines()
     async with running_node(lines=lines) as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
         empty = await api.get("/api/lattice/forks")
-        assert empty.json() == {"success": True, "forks": [], "count": 0}
+        assert empty.json() == {"success": True, "forks": [], "count": 0, "next": None}
         first = write(node, 0, bytes(32), b"stays")
         one, two = write(node, 1, first.id, b"lost"), write(node, 1, first.id, b"other")
-        await give(node, 1, first, one)
+        await give(node, first, one)
         assert (await api.get("/api/lattice/keys/lost")).status_code == 200
-        await give(node, 2, two)
+        await give(node, two)
 
         answer = await api.get("/api/lattice/forks")
         found = calls.forks().read(answer.status_code, answer.content)
@@ -80,8 +64,8 @@ async def test_the_alarm_of_a_fork_stands_after_a_restart_and_is_told_once() -> 
     async with running_node() as node:
         first, network_id = write(node, 0, bytes(32), b"stays"), node.network_id
         one, two = write(node, 1, first.id, b"lost"), write(node, 1, first.id, b"other")
-        await give(node, 1, first, one)
-        await give(node, 2, two)
+        await give(node, first, one)
+        await give(node, two)
         before = node.alarms
         assert [code[:5] for code in before] == ["fork "]
         store = node.store
@@ -100,10 +84,43 @@ async def test_the_alarm_of_a_fork_stands_after_a_restart_and_is_told_once() -> 
         assert "frozen" not in (await api.get(events)).text
 
         # A lower fork is news, as ever.
-        await give(node, 3, write(node, 0, bytes(32), b"another first"))
+        await give(node, write(node, 0, bytes(32), b"another first"))
         assert len(node.alarms) == 1
         assert "frozen at seq 0" in lines.said[-1][2]
         assert "frozen at seq 0" in (await api.get(events)).text
+
+
+async def test_forks_are_shown_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_node() as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
+        epochs = [*range(1, 19), 2**64 - 1]
+        await fork(node, epochs)
+
+        async def pages(limit: int) -> list[list[int]]:
+            found: list[list[int]] = []
+            after: str | None = None
+            while True:
+                call = calls.forks(after=after, limit=limit)
+                answer = await api.get(call.target)
+                page = call.read(answer.status_code, answer.content)
+                assert page.count == len(page.forks)
+                found.append([int(fork.epoch, 16) for fork in page.forks])
+                after = page.next
+                if after is None:
+                    return found
+
+        assert await pages(100) == await pages(19) == [epochs]
+        assert await pages(18) == [epochs[:18], epochs[18:]]
+        assert await pages(7) == [epochs[:7], epochs[7:14], epochs[14:]]
+        assert (await api.get("/api/lattice/forks")).json()["count"] == 19
+        # However many are asked for, an answer has a bound in bytes.
+        proof = (await api.get("/api/lattice/forks?limit=1")).json()["forks"][0]["proof"]
+        monkeypatch.setattr("lattice.api.paging.PAGE_BYTES_MAX", 10 * len(proof))
+        assert await pages(1000) == [epochs[:10], epochs[10:]]
+        author = AUTHOR.peer_id
+        for after in ("", "x", author, f"{author}-9", f"{author}-{'g' * 16}", f"x-{9:016x}"):
+            refused = await api.get("/api/lattice/forks", params={"after": after})
+            assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+        assert (await api.get("/api/lattice/forks?limit=1001")).status_code in (400, 422)
 
 
 async def test_what_lies_below_a_fork_can_still_be_proven() -> None:
@@ -112,8 +129,8 @@ async def test_what_lies_below_a_fork_can_still_be_proven() -> None:
         first = write(node, 0, bytes(32), b"stays")
         second = write(node, 1, first.id, b"stays/too")
         one, two = write(node, 2, second.id, b"lost"), write(node, 2, second.id, b"other")
-        await give(node, 1, first, second, one)
-        await give(node, 2, two)
+        await give(node, first, second, one)
+        await give(node, two)
         for key in ("stays", "stays/too"):
             answer = await api.get(f"/api/lattice/proof/{key}")
             assert answer.status_code == 200, answer.text

@@ -12,6 +12,7 @@ import pytest
 from lattice.core.draft import OpDraft
 from lattice.core.entry import OpKind
 from tests.integration.api.api_kit import TOKEN, put_raw
+from tests.integration.api.forks_kit import fork
 from tests.integration.cli.cli_kit import ServedNode, Shell, served_node
 
 
@@ -62,6 +63,16 @@ def test_conditions(shell: Shell) -> None:
 
 def test_an_ack_that_cannot_be_had_is_refused_by_the_node(shell: Shell) -> None:
     assert "ack" in shell.fails(1, "put", "k", "1", "--ack", "5000")
+
+
+def test_forks_are_listed_however_many_pages_they_are(shell: Shell, served: ServedNode) -> None:
+    assert shell.ok("forks") == "No log is forked.\n"
+    served.call(fork, served.node, range(105))
+    listed = [line for line in shell.ok("forks").splitlines() if "is frozen at seq 0" in line]
+    assert [line.split()[2] for line in listed] == [f"{epoch:016x}" for epoch in range(105)]
+    found = json.loads(shell.ok("forks", "--json"))
+    assert (found["success"], found["count"], found["next"]) == (True, 105, None)
+    assert [each["epoch"] for each in found["forks"]] == [f"{epoch:016x}" for epoch in range(105)]
 
 
 def test_keys(shell: Shell, served: ServedNode) -> None:
