@@ -46,6 +46,7 @@ PENDING_BYTES_MAX: Final = 64 * MIB
 PENDING_ENTRY_OVERHEAD_BYTES: Final = 1 * KIB  # what a parsed entry costs in memory beyond its bytes
 NOVELTY_NUMBER_MAX: Final = 255  # unknown op kinds and formats counted by number; higher formats as one
 FORK_KEYS_MAX: Final = 256  # keys with another winner that the record of a fork lists by name
+FORK_ALARMS_MAX: Final = 16  # frozen logs with an alarm of their own; the others share one
 FORK_PROOFS_MAX: Final = 32  # in one message: half a MiB beside a page; the rest goes with the next
 PATHS_MAX: Final = 32  # header paths in one message: a quarter of a MiB
 KEYS_NAMED_MAX: Final = 16  # keys that differ over equal heads and are named; the others are counted

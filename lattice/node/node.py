@@ -65,6 +65,7 @@ from ..core.identity import RECEIPT_TAG, STATE_TAG, NodeKey, peer_id_of, public_
 from ..core.limits import (
     CLOCK_AHEAD_MS_MAX,
     CLOCK_BEFORE_ALL_MS,
+    FORK_ALARMS_MAX,
     HINTS_MAX,
     LONG_POLL_S_MAX,
     PAGE_BYTES,
@@ -101,7 +102,7 @@ from .defects import Defects
 from .driver import Announcement, Driver
 from .evidence import make_receipt, prove, show_history
 from .facade import KeyView, LedgerView
-from .fork_alarms import fork_alarm
+from .fork_alarms import ForkAlarms
 from .heartbeat import Heartbeat, Order
 from .links import Links
 from .measures import Measures, measure
@@ -150,6 +151,7 @@ class Node:
         self._started_at = trio.current_time()
         self._low_disk: LatticeError | None = None
         self._alarms: dict[str, str] = {}
+        self._fork_alarms = ForkAlarms()
         self.counters: dict[str, int] = {}
         self.registry = Registry(
             key.peer_id,
@@ -689,7 +691,7 @@ class Node:
                 if self._p2p is not None and self._gossips:
                     self._p2p.publish_nowait("entries", self._courier.seal_gossip([output.proof]))
             case Frozen():
-                self._raise_alarm(*fork_alarm(output.fork))
+                self._raise_alarm(*self._fork_alarms.frozen(output.fork))
             case RoundByPeer():
                 peer_id = peer_id_of(output.peer)
                 if output.served.good and output.lung == "p2p":
@@ -709,10 +711,11 @@ class Node:
     def _recall_forks(self) -> None:
         """Raise the alarms of the logs that were frozen before this start: a fork is for ever. They are
         no news, so one line says how many they are, and no event does."""
-        forks = self.forks(None, len(self._store.frozen_logs()))
-        self._alarms.update(map(fork_alarm, forks))
-        if forks:
-            which = "1 log is" if len(forks) == 1 else f"{len(forks)} logs are"
+        logs = self._store.frozen_logs()
+        named = self.forks(None, FORK_ALARMS_MAX)
+        self._alarms.update(self._fork_alarms.recall(named, logs[FORK_ALARMS_MAX:]))
+        if logs:
+            which = "1 log is" if len(logs) == 1 else f"{len(logs)} logs are"
             self._log.error(
                 "ALERT", f"{which} frozen by a fork, since before this start; see `lattice forks`"
             )

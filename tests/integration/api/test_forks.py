@@ -90,6 +90,37 @@ async def test_the_alarm_of_a_fork_stands_after_a_restart_and_is_told_once() -> 
         assert "frozen at seq 0" in (await api.get(events)).text
 
 
+async def test_many_forks_are_few_alarms_and_each_is_told() -> None:
+    lines = Lines()
+    async with running_node(lines=lines) as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
+        await fork(node, range(20))
+        own = [f"fork {AUTHOR.peer_id} {epoch:016x}" for epoch in range(16)]
+        assert sorted(node.alarms) == [*own, "forks"]
+        assert node.alarms["forks"].startswith("4 more logs are frozen by forks, the last one: ")
+        assert f"epoch {19:016x}" in node.alarms["forks"]
+        assert (await api.get("/api/lattice/p2p/status")).json()["forks"] == 20
+        assert "\nlattice_alarms 17.0\n" in (await api.get("/metrics")).text
+        told = [text for _, tag, text, _ in lines.said if tag == "ALERT"]
+        events = f"/api/lattice/events?follow=false&type=alarm&after={node.bus.id_of(0)}"
+        shown = [line for line in (await api.get(events)).text.splitlines() if '"code":"fork' in line]
+        for heard in (told, shown):
+            assert [f"epoch {epoch:016x}" in line for epoch, line in enumerate(heard)] == [True] * 20
+        # To be frozen lower is news too, and not another log.
+        first = write(node, 0, bytes(32), b"first", epoch=50)
+        await give(node, first, write(node, 1, first.id, b"one", epoch=50))
+        for seq, prev in ((1, first.id), (0, bytes(32))):
+            await give(node, write(node, seq, prev, b"rival", epoch=50))
+            assert node.alarms["forks"].startswith("5 more logs are frozen by forks, the last one: ")
+            assert f"(epoch {50:016x}): it is frozen at seq {seq}, " in node.alarms["forks"]
+            assert lines.said[-1][2] == node.alarms["forks"]
+        store, network_id, alarms = node.store, node.network_id, node.alarms
+    assert isinstance(store, MemoryStore)
+    async with running_node(store=store.reopened(), network_id=network_id) as node:
+        assert node.alarms == {**alarms, "forks": "5 more logs are frozen by forks; see `lattice forks`"}
+        await fork(node, [77])
+        assert node.alarms["forks"].startswith("6 more logs are frozen by forks, the last one: ")
+
+
 async def test_forks_are_shown_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_node() as node, in_process(create_app(node, Access(LOOPBACK, None))) as api:
         epochs = [*range(1, 19), 2**64 - 1]
@@ -114,7 +145,7 @@ async def test_forks_are_shown_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
         assert (await api.get("/api/lattice/forks")).json()["count"] == 19
         # However many are asked for, an answer has a bound in bytes.
         proof = (await api.get("/api/lattice/forks?limit=1")).json()["forks"][0]["proof"]
-        monkeypatch.setattr("lattice.api.paging.PAGE_BYTES_MAX", 10 * len(proof))
+        monkeypatch.setattr("lattice.api.paging.PAGE_VALUES_BYTES", 10 * len(proof))
         assert await pages(1000) == [epochs[:10], epochs[10:]]
         author = AUTHOR.peer_id
         for after in ("", "x", author, f"{author}-9", f"{author}-{'g' * 16}", f"x-{9:016x}"):
