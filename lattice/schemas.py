@@ -232,8 +232,8 @@ class Head:
 class Fork:
     """A log with two branches, frozen at the seq `frozen`, and what that took out here.
 
-    `removed` counts the entries that left the state of this node, `keys` are those whose winner
-    changed (at most 256). `peer` and `lung` brought the evidence, null and `local` for ourselves.
+    `removed` counts the entries that left the state of this node, `keys` are those whose winner or
+    counter changed (at most 256). `peer` and `lung` brought the evidence, null and `local` for ourselves.
     `proof` is the proof in hex, as in docs/reference/wire.md: anybody can verify it offline.
     """
 

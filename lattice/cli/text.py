@@ -141,7 +141,7 @@ def forks_text(forks: Sequence[Fork]) -> str:
         lines.append(
             f"  shown {by} over {fork.lung}; {counted(fork.removed, 'entry', 'entries')} left the state"
         )
-        lines += [f"  another winner: {printable(key)}" for key in fork.keys]
+        lines += [f"  changed: {printable(key)}" for key in fork.keys]
     return "\n".join(lines)
 
 

@@ -114,7 +114,8 @@ class EdgeRow(NamedTuple):
 
 class ForkRow(NamedTuple):
     """A log with two branches: its proof as bytes (see forks.pack_fork_proof), and what freezing it
-    took out here: how many entries, and the keys whose winner changed (at most FORK_KEYS_MAX).
+    took out here: how many entries, and the keys whose winner or counter changed (at most
+    FORK_KEYS_MAX).
 
     `peer` is the public key that brought the evidence (empty: ourselves), `lung` and `at_ms` how and
     when it came.

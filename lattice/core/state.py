@@ -185,7 +185,8 @@ class State:
 
     def remove(self, log: LogKey, first: int, entries: Iterable[Entry]) -> list[bytes]:
         """Take the entries of a log from `first` on out again, the exact inverse of applying them:
-        what they alone had replaced is live again. Returns the keys whose winner changed, sorted.
+        what they alone had replaced is live again. Returns the keys that have another winner or another
+        counter, sorted.
 
         They are a suffix of their log, so no put that stays has one of them as its latest earlier.
         """
@@ -207,7 +208,8 @@ class State:
                 raise AssertionError("a key that had ops has no row")
             after = self._without(before, log, first, adds[key], released[key])
             self._batch.keys[key] = after
-            if winner_first(before.live)[:1] != winner_first(after.live)[:1]:
+            is_counter_same = (before.adds, before.total) == (after.adds, after.total)
+            if not is_counter_same or winner_first(before.live)[:1] != winner_first(after.live)[:1]:
                 changed.append(key)
         self._touched.update(adds)
         return changed

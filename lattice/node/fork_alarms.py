@@ -60,7 +60,7 @@ def _told(fork: ForkRow) -> str:
     """Whose log it is, where it is frozen, and what that took out of the state."""
     shown = ", ".join(key.decode("utf-8", "replace") for key in fork.keys[:_KEYS_SHOWN])
     more = f" and {len(fork.keys) - _KEYS_SHOWN} more" if len(fork.keys) > _KEYS_SHOWN else ""
-    changed = f"; keys with another winner: {shown}{more}" if fork.keys else ""
+    changed = f"; changed keys: {shown}{more}" if fork.keys else ""
     left = "1 entry" if fork.removed == 1 else f"{fork.removed} entries"
     return (
         f"{peer_id_of(fork.author)} wrote two branches of one log (epoch {fork.epoch:016x}): it is frozen "

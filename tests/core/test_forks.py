@@ -313,6 +313,32 @@ def test_a_write_that_a_cut_takes_out_in_its_own_commit_is_refused() -> None:
     assert [len(entries.frames) for entries in published] == [1]
 
 
+def test_the_keys_whose_winner_or_counter_changed_are_named() -> None:
+    author, other, node = Author(1), Author(2), Replica(1)
+    honest = other.write(add(b"total", 1), put(b"stays"), add(b"both", 1), put(b"both"))
+    first = author.write(put(b"first"))
+    rest = author.write(
+        add(b"total", 9), add(b"only", 0), add(b"none", 5), add(b"none", -5),
+        delete(b"stays", over=[Version(honest.id, 1)]), add(b"both", 2),
+    )  # fmt: skip
+    rival = author.write(put(b"rival"), after=first)
+    node.take(page([honest], [other.seal(honest)]))
+    node.take(page([first, rest], [author.seal(rest)]))
+    outputs = node.take(page([rival], [author.seal(rival)]))
+    assert only(outputs, Frozen).fork.keys == (b"both", b"none", b"only", b"stays", b"total")
+
+
+def test_a_key_with_the_same_winner_and_counter_is_not_named() -> None:
+    author, other, node = Author(1), Author(2), Replica(1)
+    first = author.write(put(b"first"))
+    low = author.write(put(b"k"), delete(b"never there"))
+    rival = author.write(put(b"rival"), after=first)
+    high = other.write(put(b"k"), clock=2)
+    node.take(page([high], [other.seal(high)]))
+    node.take(page([first, low], [author.seal(low)]))
+    assert only(node.take(page([rival], [author.seal(rival)])), Frozen).fork.keys == ()
+
+
 # Taking out is the inverse of putting in.
 
 KEYS = (b"a", b"b")

@@ -275,7 +275,7 @@ function forkItem(fork) {
   const more = fork.keys.length - KEYS_SHOWN;
   const keys = fork.keys.slice(0, KEYS_SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
   const item = made("li", "", "bad");
-  item.append(shortId(fork.author), ` epoch ${fork.epoch} is frozen at seq ${fork.frozen} since ${moment(fork.at)}; ${count(fork.removed, "entry", "entries")} left the state.${keys ? ` Another winner: ${keys}.` : ""}`);
+  item.append(shortId(fork.author), ` epoch ${fork.epoch} is frozen at seq ${fork.frozen} since ${moment(fork.at)}; ${count(fork.removed, "entry", "entries")} left the state.${keys ? ` Changed keys: ${keys}.` : ""}`);
   return item;
 }
 

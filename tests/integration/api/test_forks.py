@@ -56,7 +56,7 @@ async def test_a_fork_is_listed_with_what_it_took_out_and_a_proof_that_verifies(
         assert any('"code":"fork ' in line and "frozen at seq 1" in line for line in events.text.splitlines())
         told = forks_text(found.forks)
         assert f"{AUTHOR.peer_id} epoch {9:016x} is frozen at seq 1" in told
-        assert "another winner: lost" in told
+        assert "changed: lost" in told
         assert json.loads(answer.content)["success"] is True
 
 
