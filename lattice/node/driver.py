@@ -125,7 +125,7 @@ class Driver:
         return True
 
     async def wait_changed(self) -> None:
-        """Wait for the next commit that adds entries."""
+        """Wait for the next commit that changes the heads: entries came, or a fork froze a log."""
         await self._changed.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -167,6 +167,7 @@ class Driver:
         if batch is not None and batch.entries:
             self.commits += 1
             self.committed_at = trio.current_time()
+        if batch is not None and batch.logs:
             self._changed.set()
             self._changed = trio.Event()
 

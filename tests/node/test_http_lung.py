@@ -6,8 +6,11 @@ import pytest
 import trio
 
 from lattice.core.draft import OpDraft
-from lattice.core.entry import OpKind
-from lattice.testing import Block, World, play
+from lattice.core.engine import Gossiped
+from lattice.core.entry import OpKind, encode_op, make_entry, make_seal
+from lattice.core.identity import NodeKey
+from lattice.core.messages import Entries
+from lattice.testing import Block, Host, World, play
 from tests.node.kit import HTTP, ISOLATED, get, mode, put, until_known
 
 pytestmark = pytest.mark.slow
@@ -88,6 +91,36 @@ def test_http_is_a_second_behind() -> None:
             await put(writer, f"key/{number}")
             assert await until_known(world, reader, f"key/{number}", 2) <= 1.2
             await trio.sleep(0.9 * number)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("sees_it", [0, 1])
+def test_a_fork_is_known_a_second_later_over_http_alone(sees_it: int) -> None:
+    """It brings no entries, it only takes some out: that too ends the wait, whichever side polls."""
+
+    async def scenario(world: World) -> None:
+        n1, n2 = world.add_hosts(2, p2p=False, acquainted=False)
+        n1.knows_urls, n1.announces = [n2.url], False
+        await world.start(n1, n2)
+        forger = NodeKey(b"\x07" * 32)
+
+        async def give(host: Host, key: str) -> None:
+            entry = make_entry(
+                world.network_id, author=forger.public_key, epoch=1, seq=0, prev=bytes(32), clock=1,
+                ops=[encode_op(OpKind.PUT, key.encode(), value=b"1")],
+            )  # fmt: skip
+            seal = make_seal(forger, world.network_id, entry.header, entry.id)
+            message = Entries(((entry.header_bytes, entry.ops),), (seal,))
+            await host.running.driver.ask(lambda token: Gossiped(token, b"q" * 32, "gossip", message))
+
+        await give(n1, "one")
+        assert await until_known(world, n2, "one", 20) <= 20
+        await trio.sleep(33)  # in the middle of a wait
+        sees, learns = (n1, n2) if sees_it == 0 else (n2, n1)
+        await give(sees, "other")
+        assert get(sees, "one") is None
+        assert await world.wait_until(lambda: get(learns, "one") is None, 30, "the fork") <= 1.2
 
     play(scenario)
 
