@@ -41,7 +41,8 @@ def bodies(network_id: bytes, reader: Reader, since_ms: int = 0) -> Iterator[tup
     """Message bodies that bring everything of this store, with the number of entries in each.
 
     With `since_ms`, of each log only what follows the first entry that arrived then or later. Fork
-    proofs go in all cases, each with the last page of its log.
+    proofs go in all cases: with each page of their log, or alone where it has none. A fork may have been
+    found long after the last entry of its log came.
     """
     logs = Logs(network_id, reader)
     for key in sorted(reader.log_heads()):
@@ -53,6 +54,7 @@ def _log(logs: Logs, reader: Reader, key: LogKey, since_ms: int) -> Iterator[tup
     fork = reader.fork_row(key)
     proofs = [Proof(FORK_PROOF, fork.proof)] if fork is not None else []
     at = _first_since(reader, key, head.seq, since_ms) if since_ms else 0
+    paged = False
     while at <= head.seq:
         rows, seals = logs.page(key, at, head.seq, PAGE_BYTES)
         if not rows:
@@ -61,7 +63,8 @@ def _log(logs: Logs, reader: Reader, key: LogKey, since_ms: int) -> Iterator[tup
         page: list[Message] = [Entries(tuple((row.header, row.ops) for row in rows), tuple(seals))]
         # The proof authenticates the end of a frozen log, so it goes with each of its pages.
         yield encode_messages([*page, *proofs]), len(rows)
-    if proofs and head.seq < 0:
+        paged = True
+    if proofs and not paged:
         yield encode_messages(proofs), 0
 
 
