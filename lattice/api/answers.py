@@ -22,7 +22,7 @@ from ..core.limits import AMOUNT_MAX, FROZEN_NEVER, SIBLING_BYTES, SIBLINGS_VALU
 from ..core.rows import ForkRow, LiveVersion
 from ..node.facade import KeyView, LedgerView, NodeFacade
 from ..schemas import Fork, Head, Key, LedgerState, LungStatus, Sibling, Status, Written
-from .values import is_readable
+from ..writable import is_readable
 
 UNREADABLE = "unreadable_value"
 LEFT_OUT = "value_left_out"

@@ -12,8 +12,8 @@ from ..core.draft import Condition, OpDraft
 from ..core.entry import OpKind, Version
 from ..core.errors import LatticeError, MalformedError
 from ..core.limits import AMOUNT_MAX, ENTRY_BYTES_MAX, NAMES_MAX, OPS_MAX
+from ..writable import check_key, pack, parse_json
 from .request import match_condition
-from .values import check_key, pack, parse_json
 
 _CONDITIONAL: Final = frozenset({"over", "if_match", "if_none_match"})
 _PUT: Final = frozenset({"op", "key", "value"})

@@ -20,8 +20,8 @@ from ..core.identity import peer_id_of, public_key_of
 from ..core.rows import EntryRow, LogKey
 from ..node.facade import NodeFacade
 from ..schemas import EntryInfo, EntryOp, EntryPage, History, HistoryVersion
+from ..writable import is_readable
 from .answers import UNREADABLE
-from .values import is_readable
 
 _SCANNED_MAX: Final = 16  # store reads (1.5 MiB each at most) for one page: a filter may match nothing
 _ID: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -14,9 +14,10 @@ from starlette.requests import Request
 from ..core.draft import Condition
 from ..core.errors import LatticeError
 from ..core.limits import KNOWN_NODES_MAX
+from ..writable import check_key
 from .access import decode_text
 from .guards import body_of
-from .values import check_idempotency_key, check_key, parse_etags, versions_of_tags
+from .headers import check_idempotency_key, parse_etags, versions_of_tags
 
 
 @dataclass(frozen=True, slots=True)

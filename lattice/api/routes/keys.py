@@ -17,13 +17,14 @@ from ...core.errors import LatticeError
 from ...core.limits import KEY_BYTES_MAX, PAGE_KEYS_MAX
 from ...node.facade import KeyView, NodeFacade
 from ...schemas import Key, KeyPage, Written
+from ...writable import pack, parse_json
 from ..access import API
 from ..answers import KeyWriter, answer, tag_of, unreadable, written
 from ..guards import body_of
+from ..headers import parse_etags
 from ..openapi import ACK, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, JSON_VALUE, PROBLEMS
 from ..paging import key_page
 from ..request import conditions_of, key_of, terms_of
-from ..values import pack, parse_etags, parse_json
 
 
 def key_routes(node: NodeFacade) -> APIRouter:

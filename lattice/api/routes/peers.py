@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 from ...core.errors import LatticeError
 from ...node.facade import NodeFacade
 from ...schemas import KnownPeers, PeerChange
+from ...writable import parse_json
 from ..access import API, decode_text
 from ..answers import answer
 from ..guards import body_of
 from ..openapi import PROBLEMS
-from ..values import parse_json
 
 _BODY = {
     "required": True,

@@ -19,9 +19,9 @@ from ...schemas import Forks, Identity, Key, LedgerState, Nodes, Status, SwitchA
 from ..access import API
 from ..answers import answer, ledger_state, reduced
 from ..guards import is_operator
+from ..headers import parse_etags
 from ..openapi import IF_NONE_MATCH, PROBLEMS
 from ..paging import fork_page, key_page
-from ..values import parse_etags
 
 _PAGE_TRIES = 3
 

@@ -1,25 +1,22 @@
-"""The checks of what writers send: JSON values, keys, versions in ETags, idempotency keys.
+"""What may be written: the checks of keys and JSON values, on this machine, before anything is signed.
 
-Separate because only the writer's own API judges these; a node that receives an entry never parses
-a value, and validity that went through a JSON parser would split replicas.
+Separate from the API because the command line judges by the same rules what it exports and imports, and
+from the core because only writers judge values: a node that receives an entry never parses one, and
+validity that went through a JSON parser would split replicas.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 
 import orjson
 
-from ..core.entry import Version
-from ..core.errors import LatticeError, MalformedError
-from ..core.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
+from .core.errors import LatticeError
+from .core.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
 
 INTEGER_MAX: Final = 2**53  # what every JSON parser holds exactly
-IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # orjson turns integers beyond 64 bits into floats without a word, so its result alone does not tell.
 # 2^53 has 16 digits: without such a run of digits (found at the speed of C) there is nothing to look
@@ -28,8 +25,6 @@ _DIGITS_ONLY: Final = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in r
 _LONG_RUN: Final = b"0" * 16
 _LONG_INTEGER: Final = re.compile(rb"[\[:,\s]-?[0-9]{16,}(?=[\s,\]}]|$)")
 _INTEGER_DIGITS_MAX: Final = 20
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_ETAG: Final = re.compile(r'\s*(W/)?(?:"([^"]*)"|([^\s",]+))\s*')
 
 
 class _IntegerTooLargeError(ValueError):
@@ -110,7 +105,7 @@ def pack(parsed: object, what: str = "value") -> bytes:
 
 
 def is_readable(stored: bytes) -> bool:
-    """Whether stored bytes are a value that this API would have taken: another writer's may not be."""
+    """Whether stored bytes are a value that would be taken here: another writer's may not be."""
     try:
         check_depth(stored, parse_json(stored))
     except LatticeError:
@@ -127,43 +122,3 @@ def check_key(key: str, what: str = "key") -> bytes:
     if not 0 < len(raw) <= KEY_BYTES_MAX:
         raise LatticeError("bad_key", f"The {what} has {len(raw)} bytes; 1 to {KEY_BYTES_MAX} are allowed.")
     return raw
-
-
-def parse_etags(header: str) -> list[tuple[str, bool]]:
-    """The entity tags of If-Match or If-None-Match as (opaque tag, weak); `*` stays as it is.
-
-    Tags without quotes are taken as well: people type them. Raises `bad_request`.
-    """
-    tags: list[tuple[str, bool]] = []
-    for part in header.split(","):
-        match = _ETAG.fullmatch(part)
-        if match is None:
-            raise LatticeError("bad_request", f"{part.strip()[:100]!r} is not an entity tag.")
-        tags.append((match[2] if match[2] is not None else match[3], match[1] is not None))
-    return tags
-
-
-def versions_of_tags(tags: Iterable[tuple[str, bool]]) -> tuple[Version | None, ...]:
-    """The versions in a key's entity tags (see `tag_of`), None for that of a counter without a version.
-    Weak tags and those that cannot be one of a key are left out: they never match (RFC 9110, 13.1.1)."""
-    found: list[Version | None] = []
-    for tag, weak in tags:
-        version, plus, adds = tag.partition("+")
-        if weak:
-            continue
-        if not version and plus and adds.isdecimal():
-            found.append(None)
-            continue
-        with suppress(MalformedError):
-            found.append(Version.parse(version))
-    return tuple(found)
-
-
-def check_idempotency_key(text: str | None) -> str | None:
-    """Raises `bad_request` unless it is 1 to 255 visible ASCII characters."""
-    if text is not None and not _IDEMPOTENCY_KEY.fullmatch(text):
-        raise LatticeError(
-            "bad_request",
-            f"An Idempotency-Key is 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters, no spaces.",
-        )
-    return text
