@@ -13,9 +13,10 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -36,11 +37,12 @@ from .text import counted, say, say_json, warn
 
 if TYPE_CHECKING:
     from ..client.client import Client
-    from ..core.rows import KeyState, Reader
+    from ..core.rows import KeyState, LiveVersion, Reader
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LINE_BYTES_MAX: Final = 1 << 20  # a value of 128 KiB, every character of it escaped
+_ARRIVALS_KEPT: Final = 4096
 # A group of lines leaves room for what frames the ops of an entry.
 _GROUP_BYTES: Final = ENTRY_BYTES_MAX * 3 // 4
 
@@ -124,14 +126,20 @@ def _write_parcel(reader: Reader, sealer: Sealer, network_id: bytes, since_ms: i
 
 
 def _write_lines(reader: Reader, prefix: bytes, since_ms: int, out: IO[bytes]) -> int:
-    """One line for each winner and each counter; losers of a conflict are not facts."""
+    """One line for each winner, some for each counter; losers of a conflict are not facts."""
     progress = Progress("keys exported")
+
+    def leave_out(key: str) -> None:
+        progress.clear()
+        warn(f"the value of {key!r} is not JSON that an import would take and is left out")
+
+    facts = _Facts(reader, since_ms, leave_out)
     count = seen = 0
     after: bytes | None = None
     total = sum(len(packed) for packed in reader.buckets().values()) // 64
     while page := reader.page_keys(prefix, after, PAGE_KEYS_MAX):
         for state in page:
-            lines = list(_facts(reader, state, since_ms))
+            lines = facts.of(state)
             count += bool(lines)
             for line in lines:
                 out.write(orjson.dumps(line) + b"\n")
@@ -139,21 +147,57 @@ def _write_lines(reader: Reader, prefix: bytes, since_ms: int, out: IO[bytes]) -
         seen += len(page)
         progress.show(seen, max(seen, total))
     progress.clear()
+    if facts.counters_left:
+        warn(
+            f"{counted(facts.counters_left, 'counter is', 'counters are')} left out: sums have no time of "
+            "their own, only an export without --since has them"
+        )
     return count
 
 
-def _facts(reader: Reader, state: KeyState, since_ms: int) -> Iterator[dict[str, Any]]:
-    key = state.key.decode("utf-8", "replace")
-    winner = next(iter(winner_first(state.live)), None)
-    if winner is not None and winner.clock >> 16 >= since_ms:
+class _Facts:
+    """What an export tells of each key. `leave_out` is called with the key of a value that it cannot tell."""
+
+    def __init__(self, reader: Reader, since_ms: int, leave_out: Callable[[str], None]) -> None:
+        self._reader = reader
+        self._since_ms = since_ms
+        self._leave_out = leave_out
+        # Keys of one prefix were often written by one entry.
+        self._arrived_ms = lru_cache(_ARRIVALS_KEPT)(self._read_arrival)
+        self.counters_left = 0
+
+    def of(self, state: KeyState) -> list[dict[str, Any]]:
+        """The lines of a key: of its winner, and of its counter."""
+        key = state.key.decode("utf-8", "replace")
+        lines: list[dict[str, Any]] = []
+        winner = next(iter(winner_first(state.live)), None)
+        if winner is not None and self._came_since(winner):
+            lines += self._put(key, winner)
+        if state.adds and self._since_ms:
+            self.counters_left += 1
+        elif state.adds:
+            lines += self._adds(key, state.total)
+        return lines
+
+    def _came_since(self, winner: LiveVersion) -> bool:
+        """By the time of its arrival here, as in a parcel: an author's clock says nothing of it."""
+        if not self._since_ms:
+            return True
+        return self._arrived_ms(winner.author, winner.epoch, winner.seq) >= self._since_ms
+
+    def _read_arrival(self, author: bytes, epoch: int, seq: int) -> int:
+        entry = self._reader.entry(author, epoch, seq)
+        return entry.arrived_ms if entry is not None else 0
+
+    def _put(self, key: str, winner: LiveVersion) -> Iterator[dict[str, Any]]:
         try:
             # Judged as a write would be: another program may have stored what no import takes in again,
             # nested too deep for a line, or with an integer that parsers round.
-            value = pack(parse_json(reader.value(winner)))
+            value = pack(parse_json(self._reader.value(winner)))
         except LatticeError as error:
             if error.code not in ("bad_value", "too_large"):
                 raise  # the store itself is damaged
-            warn(f"the value of {key!r} is not JSON that an import would take and is left out")
+            self._leave_out(key)
         else:
             yield {
                 "op": "put",
@@ -162,12 +206,16 @@ def _facts(reader: Reader, state: KeyState, since_ms: int) -> Iterator[dict[str,
                 "version": str(winner.version),
                 "clock": clock_text(winner.clock),
             }
-    # A counter has no time of its own: it is told whole, where everything is.
-    left = state.total if state.adds and not since_ms else 0
-    while left:
-        part = max(-AMOUNT_MAX, min(AMOUNT_MAX, left))
-        yield {"op": "add", "key": key, "amount": part}
-        left -= part
+
+    def _adds(self, key: str, total: int) -> Iterator[dict[str, Any]]:
+        """A sum has no bound, an amount has one. A sum of 0 is told too: the key is there."""
+        left = total
+        while True:
+            part = max(-AMOUNT_MAX, min(AMOUNT_MAX, left))
+            yield {"op": "add", "key": key, "amount": part}
+            left -= part
+            if not left:
+                return
 
 
 def import_file(args: argparse.Namespace) -> int:

@@ -183,7 +183,9 @@ def _add_carried(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     add.add_argument("--sealed", action="store_true", help="a parcel: all logs, readable by members only")
     add.add_argument("--prefix", default="", help="of JSON lines, only keys that start so")
-    add.add_argument("--since", metavar="WHEN", help="only what came since: 2026-11-20T09:45:00Z, or 36h, 7d")
+    add.add_argument(
+        "--since", metavar="WHEN", help="only what came here since: 2026-11-20T09:45:00Z, 36h, 7d"
+    )
     add.add_argument("--out", metavar="FILE", help="write to this file (default: standard output)")
     _settings(add)
     add = _command(commands, "import", "take in JSON lines as writes of this node, or a parcel", _import)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
@@ -106,3 +107,49 @@ def test_a_value_that_no_import_would_take_is_left_out_and_named(
     assert [(line["key"], line["value"]) for line in lines_of(out)] == [("good", {"n": 2**53})]
     assert "the value of 'strange' is not JSON" in lonely_shell.err
     assert "1 key exported" in lonely_shell.err
+
+
+DAY_MS = 86_400_000
+
+
+def moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat()
+
+
+def test_since_goes_by_the_arrival_and_not_by_the_clock_of_the_author(
+    lonely_shell: Shell, tmp_path: Path
+) -> None:
+    out = tmp_path / "facts.jsonl"
+    with hand(lonely_shell) as store:
+        store.receives(put("ahead", b"1"), written_ms=NOW_MS + DAY_MS, at_ms=NOW_MS - 2 * DAY_MS)
+        store.receives(put("old", b"1"), put("also old", b"2"), at_ms=NOW_MS - 2 * DAY_MS)
+        store.receives(put("late", b"1"), written_ms=NOW_MS - 9 * DAY_MS, at_ms=NOW_MS)
+        store.writes(OpDraft(OpKind.PUT, b"own", b"1"), at_ms=NOW_MS)
+    for since, keys in (
+        (NOW_MS, ["late", "own"]),
+        (NOW_MS - DAY_MS, ["late", "own"]),
+        (NOW_MS - 2 * DAY_MS, ["ahead", "also old", "late", "old", "own"]),
+        (NOW_MS + 1, []),
+    ):
+        lonely_shell.ok("export", "--since", moment(since), "--out", str(out))
+        assert [line["key"] for line in lines_of(out)] == keys
+        assert "left out" not in lonely_shell.err
+
+
+def test_since_says_how_many_counters_it_leaves_out(lonely_shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "facts.jsonl"
+    with hand(lonely_shell) as store:
+        for amount in (5, 2, -7):
+            store.writes(OpDraft(OpKind.ADD, b"zero", b"", None, amount))
+        store.writes(OpDraft(OpKind.ADD, b"sum", b"", None, -3))
+        store.writes(OpDraft(OpKind.PUT, b"sum", b'"and a value"'))
+        store.writes(OpDraft(OpKind.ADD, b"elsewhere", b"", None, 1))
+    lonely_shell.ok("export", "--since", moment(NOW_MS), "--out", str(out))
+    assert [(line["op"], line["key"]) for line in lines_of(out)] == [("put", "sum")]
+    assert "3 counters are left out" in lonely_shell.err
+    lonely_shell.ok("export", "--since", moment(NOW_MS), "--prefix", "z", "--out", str(out))
+    assert "1 counter is left out" in lonely_shell.err
+    lonely_shell.ok("export", "--out", str(out))
+    assert "left out" not in lonely_shell.err
+    told = [(line["key"], line.get("amount", line.get("value"))) for line in lines_of(out)]
+    assert told == [("elsewhere", 1), ("sum", "and a value"), ("sum", -3), ("zero", 0)]
