@@ -30,7 +30,7 @@ from ..core.envelope import NONCE_BYTES, Kind, Sealer
 from ..core.errors import ConfigError, LatticeError, MalformedError
 from ..core.limits import AMOUNT_MAX, ENTRY_BYTES_MAX, OPS_MAX, PAGE_KEYS_MAX
 from ..core.state import winner_first
-from ..writable import pack, parse_json
+from ..writable import check_key, pack, parse_json
 from .progress import Progress
 from .reach import connect, load_settings
 from .text import counted, say, say_json, warn
@@ -43,7 +43,7 @@ _SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LINE_BYTES_MAX: Final = 1 << 20  # a value of 128 KiB, every character of it escaped
 _ARRIVALS_KEPT: Final = 4096
-# A group of lines leaves room for what frames the ops of an entry.
+# A group of lines leaves room for what frames the ops of an entry: 256 bytes each.
 _GROUP_BYTES: Final = ENTRY_BYTES_MAX * 3 // 4
 
 
@@ -268,10 +268,16 @@ def _import_parcel(client: Client, file: IO[bytes], size: int) -> dict[str, int]
 
 def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> dict[str, int]:
     """Lines become writes of this node, grouped; the same lines again, within a day, are written once."""
+    if file.seekable():
+        # A mistake anywhere in a file is told before any of it is written; a pipe is judged as it comes.
+        start = file.tell()
+        for _ in _ops(head, file):
+            pass
+        file.seek(start)
     total = {"written": 0, "repeated": 0}
     progress = Progress("bytes read")
     group: list[dict[str, Any]] = []
-    group_bytes = number = done = 0
+    group_bytes = 0
     digest = sha256()
 
     def send() -> None:
@@ -279,17 +285,13 @@ def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> di
         written = client.send(calls.batch(group, idempotency_key=f"import/{digest.hexdigest()}"))
         total["repeated" if written.repeated else "written"] += len(group)
 
-    for number, line in enumerate(_lines(head, file), 1):
-        done += len(line) + 1
-        if not line.strip():
-            continue
-        op = _op(line, number)
-        if group and (len(group) == OPS_MAX or group_bytes + len(line) > _GROUP_BYTES):
+    for line, op, op_bytes in _ops(head, file):
+        if group and (len(group) == OPS_MAX or group_bytes + op_bytes > _GROUP_BYTES):
             send()
-            progress.show(done if size else 0, size)
+            progress.show(file.tell() if size else 0, size)
             group, group_bytes = [], 0
         group.append(op)
-        group_bytes += len(line)
+        group_bytes += op_bytes
         digest.update(line + b"\n")
     if group:
         send()
@@ -297,13 +299,30 @@ def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> di
     return total
 
 
+def _ops(head: bytes, file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any], int]]:
+    """Each line that holds something, its op, and the bytes that the op takes in an entry.
+
+    Judged here as the node would, which knows ops of a request and no lines. Raises LatticeError with the
+    number of the line.
+    """
+    for number, line in enumerate(_lines(head, file), 1):
+        if line.strip():
+            try:
+                op, size = _op(line)
+            except LatticeError as error:
+                raise LatticeError(error.code, f"line {number}: {error.message}") from error
+            yield line, op, size
+
+
 def _lines(head: bytes, file: IO[bytes]) -> Iterator[bytes]:
     rest = head
+    number = 1
     while True:
         line, found, after = rest.partition(b"\n")
         if found:
             yield line
             rest = after
+            number += 1
             continue
         more = file.readline(_LINE_BYTES_MAX)
         if not more:
@@ -312,7 +331,9 @@ def _lines(head: bytes, file: IO[bytes]) -> Iterator[bytes]:
             return
         rest += more
         if len(rest) > 2 * _LINE_BYTES_MAX:
-            raise LatticeError("bad_request", "a line is longer than any op: this is no file of JSON lines")
+            raise LatticeError(
+                "bad_request", f"line {number}: longer than any op, so this is no file of JSON lines"
+            )
 
 
 _FIELDS: Final[dict[str, Sequence[str]]] = {
@@ -322,16 +343,21 @@ _FIELDS: Final[dict[str, Sequence[str]]] = {
 }
 
 
-def _op(line: bytes, number: int) -> dict[str, Any]:
-    """The op of a line; what an export tells besides is left out. The node checks the rest."""
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise LatticeError("bad_request", f"line {number} is not JSON: {error}") from error
-    fields = _FIELDS.get(found.get("op", "")) if isinstance(found, dict) else None
-    if fields is None or not all(name in found for name in fields):
+def _op(line: bytes) -> tuple[dict[str, Any], int]:
+    """The op of a line; what an export tells besides is left out."""
+    found = parse_json(line, "text")
+    kind = found.get("op") if isinstance(found, dict) else None
+    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(found, dict) or fields is None or not all(name in found for name in fields):
         raise LatticeError(
             "bad_request",
-            f"line {number} is no op: an object with op (put, delete, add), key, and value or amount",
+            "this is no op: an object with op (put, delete, add), key, and value or amount",
         )
-    return {name: found[name] for name in fields}
+    if not isinstance(found["key"], str):
+        raise LatticeError("bad_key", "the key is not a string")
+    size = len(check_key(found["key"]))
+    if kind == "put":
+        size += len(pack(found["value"]))
+    if kind == "add" and (type(found["amount"]) is not int or abs(found["amount"]) > AMOUNT_MAX):
+        raise LatticeError("bad_value", f"the amount is not an integer within ±{AMOUNT_MAX}")
+    return {name: found[name] for name in fields}, size

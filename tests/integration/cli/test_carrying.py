@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from lattice.core.messages import Entries
 from lattice.node.home import load_home
 from lattice.storage.datadir import open_store
 from lattice.storage.port import Store
-from tests.integration.cli.cli_kit import Shell
+from tests.integration.cli.cli_kit import ServedNode, Shell, served_node, write_env
 
 NOW_MS = 1_790_000_000_000
 
@@ -153,3 +155,93 @@ def test_since_says_how_many_counters_it_leaves_out(lonely_shell: Shell, tmp_pat
     assert "left out" not in lonely_shell.err
     told = [(line["key"], line.get("amount", line.get("value"))) for line in lines_of(out)]
     assert told == [("elsewhere", 1), ("sum", "and a value"), ("sum", -3), ("zero", 0)]
+
+
+GOOD = b'{"op":"put","key":"good","value":1}\n'
+NO_FACTS = {
+    "op a list": b'{"op":[],"key":"a"}',
+    "op an object": b'{"op":{"put":1},"key":"a"}',
+    "op null": b'{"op":null,"key":"a"}',
+    "op a number": b'{"op":1,"key":"a"}',
+    "op true": b'{"op":true,"key":"a"}',
+    "op unknown": b'{"op":"take","key":"a"}',
+    "no op": b'{"key":"a","value":1}',
+    "a list": b"[]",
+    "a list of ops": b'[{"op":"delete","key":"a"}]',
+    "a number": b"7",
+    "a text": b'"put"',
+    "null": b"null",
+    "no JSON": b"put a 1",
+    "half an object": b'{"op":"put","key":"a","value":1',
+    "two objects": b'{"op":"delete","key":"a"} {"op":"delete","key":"b"}',
+    "NUL": b"\0",
+    "no UTF-8": b'{"op":"put","key":"a","value":"\xff"}',
+    "key no UTF-8": b'{"op":"put","key":"\xff","value":1}',
+    "key half a surrogate pair": b'{"op":"put","key":"\\ud800","value":1}',
+    "key absent": b'{"op":"put","value":1}',
+    "key a number": b'{"op":"put","key":1,"value":1}',
+    "key null": b'{"op":"delete","key":null}',
+    "key a list": b'{"op":"add","key":["a"],"amount":1}',
+    "key empty": b'{"op":"put","key":"","value":1}',
+    "key too long": b'{"op":"put","key":"%s","value":1}' % (b"k" * 1025),
+    "value absent": b'{"op":"put","key":"a"}',
+    "value NaN": b'{"op":"put","key":"a","value":NaN}',
+    "value infinite": b'{"op":"put","key":"a","value":1e400}',
+    "value too large": b'{"op":"put","key":"a","value":"%s"}' % (b"v" * (129 << 10)),
+    "value too large once written out": b'{"op":"put","key":"a","value":[%s]}' % b",".join([b"1e15"] * 9000),
+    "value 65 deep": b'{"op":"put","key":"a","value":%s}' % (b"[" * 65 + b"]" * 65),
+    "value 300 deep": b'{"op":"put","key":"a","value":%s}' % (b"[" * 300 + b"]" * 300),
+    "value 100,000 deep": b'{"op":"put","key":"a","value":%s}' % (b"[" * 100_000 + b"]" * 100_000),
+    "100,000 deep": b"[" * 100_000,
+    "value a huge integer": b'{"op":"put","key":"a","value":%s}' % (b"9" * 5000),
+    "value beyond 2^53": b'{"op":"put","key":"a","value":{"n":[9007199254740993]}}',
+    "amount absent": b'{"op":"add","key":"a"}',
+    "amount a float": b'{"op":"add","key":"a","amount":1.0}',
+    "amount true": b'{"op":"add","key":"a","amount":true}',
+    "amount null": b'{"op":"add","key":"a","amount":null}',
+    "amount a text": b'{"op":"add","key":"a","amount":"1"}',
+    "amount 2^53": b'{"op":"add","key":"a","amount":9007199254740992}',
+    "amount huge": b'{"op":"add","key":"a","amount":%s}' % (b"9" * 5000),
+    "a line without end": b'"' + b"x" * (3 << 20),
+}
+
+
+@pytest.fixture(scope="module")
+def empty_node() -> Iterator[ServedNode]:
+    with served_node() as node:
+        yield node
+
+
+@pytest.mark.parametrize("line", NO_FACTS.values(), ids=NO_FACTS.keys())
+def test_a_line_that_is_no_fact_is_named_and_nothing_is_written(
+    line: bytes, empty_node: ServedNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(write_env(tmp_path, API_BIND=empty_node.bind), capsys)
+    file = tmp_path / "facts.jsonl"
+    for text, number in ((line, 1), (line + b"\r\n" + GOOD, 1), (GOOD * 300 + b"\n" + line, 302)):
+        file.write_bytes(text)
+        said = shell.fails(1, "import", str(file))
+        assert said.startswith(f"lattice: line {number}: ")
+        assert len(said) < 500
+    assert empty_node.node.ledger().entry_count == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a named pipe")
+def test_a_pipe_is_judged_line_by_line_as_it_comes(shell: Shell, served: ServedNode, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(GOOD * 300 + b"null\n",))
+    writer.start()
+    said = shell.fails(1, "import", str(pipe))
+    writer.join(10)
+    assert "line 301: " in said
+    assert served.node.ledger().entry_count > 0
+
+
+def test_lines_that_grow_when_they_are_written_out_are_grouped_by_what_they_become(
+    shell: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "facts.jsonl"
+    value = b"[" + b",".join([b"1e15"] * 6000) + b"]"
+    file.write_bytes(b"".join(b'{"op":"put","key":"k%d","value":%s}\n' % (n, value) for n in range(6)))
+    assert json.loads(shell.ok("import", "--json", str(file))) == {"written": 6, "repeated": 0}

@@ -125,26 +125,6 @@ def test_json_lines_carry_the_facts_into_another_network(written: list[LocalNode
         assert other.send(calls.get("sum")).total == str(3 * (2**53 - 1))
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("not json\n", "line 1 is not JSON"),
-        ('{"op":"put","key":"a","value":1}\n{"op":"put","key":"a"}\n', "line 2 is no op"),
-        ('{"op":"take","key":"a"}\n', "line 1 is no op"),
-        ("[]\n", "line 1 is no op"),
-    ],
-)
-def test_what_is_no_fact_is_named_by_its_line(
-    written: list[LocalNode], tmp_path: Path, text: str, word: str
-) -> None:
-    file = tmp_path / "facts.jsonl"
-    file.write_text(text)
-    _, second = written
-    done = run(second, "import", str(file))
-    assert done.returncode == 1
-    assert word in done.stderr
-
-
 def test_import_needs_the_node_and_the_file(written: list[LocalNode], tmp_path: Path) -> None:
     _, second = written
     assert "cannot read" in run(second, "import", str(tmp_path / "missing")).stderr
