@@ -41,7 +41,7 @@ from .limits import (
 )
 from .log import Logs, Origin
 from .merkle import MerkleMap
-from .messages import RULES_VERSION, Entries, Message, Proof, Roots
+from .messages import RULES_VERSION, Entries, Message, Proof, Roots, joined
 from .reconcile import Reconciler, Round, RoundResult, RoundServed
 from .rows import Batch, EntryRow, ForkRow, IdempotentRow, LogHead, LogKey, Reader
 from .state import META_RULES, State, names_for, winner_first
@@ -408,7 +408,7 @@ class Engine:
         proofs = [message for message in messages if isinstance(message, Proof)]
         if not parts and not proofs:
             return
-        whole = parts[0] if len(parts) == 1 else _joined(parts)
+        whole = joined(parts)
         result = self._take(peer, lung, whole, proofs)
         relayable = lung == "http" and result.entries and whole.size <= GOSSIP_BYTES
         if relayable and self._logs.may_relay(whole, result):
@@ -755,12 +755,6 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _joined(parts: Sequence[Entries]) -> Entries:
-    """The entries and seals of several messages of one envelope."""
-    frames = tuple(frame for part in parts for frame in part.frames)
-    return Entries(frames, tuple(seal for part in parts for seal in part.seals))
 
 
 def _holds(message: Entries, log: LogKey) -> bool:

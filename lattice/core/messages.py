@@ -142,6 +142,14 @@ class Entries:
         return sum(len(header) + len(ops) for header, ops in self.frames) + SEAL_BYTES * len(self.seals)
 
 
+def joined(parts: Sequence[Entries]) -> Entries:
+    """The entries and seals of all messages of one body, which are judged as one (wire.md, section 7)."""
+    if len(parts) == 1:
+        return parts[0]
+    frames = tuple(frame for part in parts for frame in part.frames)
+    return Entries(frames, tuple(seal for part in parts for seal in part.seals))
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """A proof of some kind (fork, tree nodes, checkpoint), opaque to who does not know the kind."""

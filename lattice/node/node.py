@@ -86,6 +86,7 @@ from ..core.messages import (
     Proof,
     Roots,
     WantEntries,
+    joined,
 )
 from ..core.proofs import KeyProof
 from ..core.receipts import Receipt
@@ -1004,16 +1005,10 @@ class Node:
                 f"this is no envelope of this network ({error.message}): another network, or a damaged file"
             )
             raise LatticeError("envelope", text) from error
-        total = Imported(True, 0, 0, 0, 0)
-        for reply in await self._judge(received, "file"):
-            total = Imported(
-                True,
-                total.taken + reply.taken,
-                total.held + reply.held,
-                total.waiting + reply.waiting,
-                total.refused + reply.refused,
-            )
-        return total
+        judged = await self._judge(received, "file")
+        if judged is None:
+            return Imported(True, 0, 0, 0, 0)
+        return Imported(True, judged.taken, judged.held, judged.waiting, judged.refused)
 
     async def _take_gossip(self, received: Received) -> bool:
         if self._low_disk is not None:
@@ -1028,22 +1023,19 @@ class Node:
                 # A hint is let fall, not queued: the next round brings what was in it.
                 self._count("gossip_out_of_turn")
             return False
-        return bool(judged) and all(reply.authentic for reply in judged)
+        return judged is not None and judged.authentic
 
-    async def _judge(self, received: Received, lung: str) -> list[Judged]:
-        """Hand what came one-way to the engine; its judgement of each part."""
+    async def _judge(self, received: Received, lung: str) -> Judged | None:
+        """Hand what came one-way to the engine, as one; its judgement, None if there is nothing in it."""
         sender = received.opened.sender
-        entries = [message for message in received.messages if isinstance(message, Entries)]
+        parts = [message for message in received.messages if isinstance(message, Entries)]
         proofs = tuple(message for message in received.messages if isinstance(message, Proof))
-        judged = []
-        for part in entries or ([Entries((), ())] if proofs else []):
-            reply = await self._driver.ask(
-                lambda token: Gossiped(token, sender, lung, part, proofs)  # noqa: B023
-            )
-            if not isinstance(reply, Judged):
-                raise AssertionError(f"a one-way message was answered by {reply!r}")
-            judged.append(reply)
-        return judged
+        if not parts and not proofs:
+            return None
+        reply = await self._driver.ask(lambda token: Gossiped(token, sender, lung, joined(parts), proofs))
+        if not isinstance(reply, Judged):
+            raise AssertionError(f"a one-way message was answered by {reply!r}")
+        return reply
 
 
 def _is_work(message: Message) -> bool:
