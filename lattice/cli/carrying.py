@@ -115,38 +115,36 @@ def _output(path: str | None, *, binary: bool) -> Iterator[IO[bytes]]:
 
 def _write_parcel(reader: Reader, sealer: Sealer, network_id: bytes, since_ms: int, out: IO[bytes]) -> int:
     out.write(parcel.MAGIC)
-    progress = Progress("entries exported")
     done, total = 0, reader.entry_count()
-    for body, entries in parcel.bodies(network_id, reader, since_ms):
-        out.write(parcel.frame(sealer.seal(Kind.ONE_WAY, body, secrets.token_bytes(NONCE_BYTES))))
-        done += entries
-        progress.show(done, max(done, total))
-    progress.clear()
+    with Progress("entries exported") as progress:
+        for body, entries in parcel.bodies(network_id, reader, since_ms):
+            out.write(parcel.frame(sealer.seal(Kind.ONE_WAY, body, secrets.token_bytes(NONCE_BYTES))))
+            done += entries
+            progress.show(done, max(done, total))
     return done
 
 
 def _write_lines(reader: Reader, prefix: bytes, since_ms: int, out: IO[bytes]) -> int:
     """One line for each winner, some for each counter; losers of a conflict are not facts."""
-    progress = Progress("keys exported")
-
-    def leave_out(key: str) -> None:
-        progress.clear()
-        warn(f"the value of {key!r} is not JSON that an import would take and is left out")
-
-    facts = _Facts(reader, since_ms, leave_out)
     count = seen = 0
     after: bytes | None = None
     total = sum(len(packed) for packed in reader.buckets().values()) // 64
-    while page := reader.page_keys(prefix, after, PAGE_KEYS_MAX):
-        for state in page:
-            lines = facts.of(state)
-            count += bool(lines)
-            for line in lines:
-                out.write(orjson.dumps(line) + b"\n")
-        after = page[-1].key
-        seen += len(page)
-        progress.show(seen, max(seen, total))
-    progress.clear()
+    with Progress("keys exported") as progress:
+
+        def leave_out(key: str) -> None:
+            progress.clear()
+            warn(f"the value of {key!r} is not JSON that an import would take and is left out")
+
+        facts = _Facts(reader, since_ms, leave_out)
+        while page := reader.page_keys(prefix, after, PAGE_KEYS_MAX):
+            for state in page:
+                lines = facts.of(state)
+                count += bool(lines)
+                for line in lines:
+                    out.write(orjson.dumps(line) + b"\n")
+            after = page[-1].key
+            seen += len(page)
+            progress.show(seen, max(seen, total))
     if facts.counters_left:
         warn(
             f"{counted(facts.counters_left, 'counter is', 'counters are')} left out: sums have no time of "
@@ -248,21 +246,21 @@ def _input(path: str) -> Iterator[tuple[IO[bytes], int]]:
 def _import_parcel(client: Client, file: IO[bytes], size: int) -> dict[str, int]:
     """Envelope after envelope: what is held is recognised, so an import can be begun again."""
     total = {"taken": 0, "held": 0, "waiting": 0, "refused": 0}
-    progress = Progress("bytes read")
-    while head := file.read(parcel.LENGTH_BYTES):
-        try:
-            length = parcel.length_of(head)
-            envelope = file.read(length)
-            if len(envelope) != length:
-                raise MalformedError("the file ends within an envelope")
-        except MalformedError as error:
-            done = ", ".join(f"{count} {name}" for name, count in total.items())
-            raise LatticeError("malformed", f"{error.message}; until there: {done}") from error
-        answer = client.send(calls.import_envelope(envelope))
-        for name in total:
-            total[name] += getattr(answer, name)
-        progress.show(file.tell() if size else 0, size)
-    progress.clear()
+    with Progress("bytes read") as progress:
+        while head := file.read(parcel.LENGTH_BYTES):
+            try:
+                length = parcel.length_of(head)
+                envelope = file.read(length)
+                if len(envelope) != length:
+                    raise MalformedError("the file ends within an envelope")
+            except MalformedError as error:
+                done = ", ".join(f"{count} {name}" for name, count in total.items())
+                raise LatticeError("malformed", f"{error.message}; until there: {done}") from error
+            answer = client.send(calls.import_envelope(envelope))
+            for name in total:
+                total[name] += getattr(answer, name)
+            if size:
+                progress.show(file.tell(), size)
     return total
 
 
@@ -275,7 +273,6 @@ def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> di
             pass
         file.seek(start)
     total = {"written": 0, "repeated": 0}
-    progress = Progress("bytes read")
     group: list[dict[str, Any]] = []
     group_bytes = 0
     digest = sha256()
@@ -285,17 +282,18 @@ def _import_lines(client: Client, head: bytes, file: IO[bytes], size: int) -> di
         written = client.send(calls.batch(group, idempotency_key=f"import/{digest.hexdigest()}"))
         total["repeated" if written.repeated else "written"] += len(group)
 
-    for line, op, op_bytes in _ops(head, file):
-        if group and (len(group) == OPS_MAX or group_bytes + op_bytes > _GROUP_BYTES):
+    with Progress("bytes read") as progress:
+        for line, op, op_bytes in _ops(head, file):
+            if group and (len(group) == OPS_MAX or group_bytes + op_bytes > _GROUP_BYTES):
+                send()
+                if size:
+                    progress.show(file.tell(), size)
+                group, group_bytes = [], 0
+            group.append(op)
+            group_bytes += op_bytes
+            digest.update(line + b"\n")
+        if group:
             send()
-            progress.show(file.tell() if size else 0, size)
-            group, group_bytes = [], 0
-        group.append(op)
-        group_bytes += op_bytes
-        digest.update(line + b"\n")
-    if group:
-        send()
-    progress.clear()
     return total
 
 

@@ -20,9 +20,8 @@ def fsck(args: argparse.Namespace) -> int:
 
     settings = load_settings(args)
     home = load_home(settings)
-    progress = Progress("entries verified", last="; now the state")
-    report = check_store(settings.data_dir, home.network_id, progress.show)
-    progress.clear()
+    with Progress("entries verified", last="; now the state") as progress:
+        report = check_store(settings.data_dir, home.network_id, progress.show)
     if args.json:
         say_json(report)
     else:
