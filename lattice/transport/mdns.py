@@ -96,7 +96,7 @@ class Mdns:
         try:
             if offer.hosts:
                 session.register_service(self._service(offer))
-            zeroconf.ServiceBrowser(session, SERVICE_TYPE, _Ear(self._tags, self._peer_id, report))
+            zeroconf.ServiceBrowser(session, SERVICE_TYPE, Ear(self._tags, self._peer_id, report))
         except BaseException:
             session.close()
             raise
@@ -113,14 +113,27 @@ class Mdns:
         )
 
 
-class _Ear(zeroconf.ServiceListener):
-    """Called by zeroconf in the browser's own thread, one call at a time."""
+class Ear(zeroconf.ServiceListener):
+    """What zeroconf hears, as hints: where a peer may be, or no addresses when nothing tells of it any more.
 
-    def __init__(self, tags: tuple[str, ...], own_id: str, report: Found) -> None:
+    Called in the browser's own thread, one call at a time; `report` is called there too.
+    """
+
+    def __init__(
+        self,
+        tags: tuple[str, ...],
+        own_id: str,
+        report: Found,
+        reachable: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`reachable`: whether a host is worth a try; None for those on this machine's own networks."""
         self._tags = tags
         self._own_id = own_id
         self._report = report
-        self._ids: dict[str, str] = {}
+        self._reachable = reachable or on_link
+        # By name, the last heard last. A process that was killed did not withdraw its name: until that
+        # runs out, the name of the next process stands beside it.
+        self._hints: dict[str, tuple[str, Addresses]] = {}
 
     def add_service(self, zc: zeroconf.Zeroconf, type_: str, name: str) -> None:
         if name.partition("-")[0] not in self._tags:
@@ -131,19 +144,20 @@ class _Ear(zeroconf.ServiceListener):
             return
         if info is None:
             return
-        fields = info.decoded_properties
-        hint = read_hint(fields, info.parsed_addresses(), on_link)
+        hint = read_hint(info.decoded_properties, info.parsed_addresses(), self._reachable)
         if hint is not None and hint[0] != self._own_id:
-            self._ids[name] = hint[0]
+            self._hints.pop(name, None)
+            self._hints[name] = hint
             self._report(*hint)
 
     def update_service(self, zc: zeroconf.Zeroconf, type_: str, name: str) -> None:
         self.add_service(zc, type_, name)
 
     def remove_service(self, zc: zeroconf.Zeroconf, type_: str, name: str) -> None:
-        peer_id = self._ids.pop(name, None)
-        if peer_id is not None:
-            self._report(peer_id, Addresses())
+        gone = self._hints.pop(name, None)
+        if gone is not None:
+            left = [addresses for peer_id, addresses in self._hints.values() if peer_id == gone[0]]
+            self._report(gone[0], left[-1] if left else Addresses())
 
 
 def read_hint(
