@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,7 @@ def export(args: argparse.Namespace) -> int:
 
     settings = load_settings(args)
     since_ms = _since(args.since)
+    prefix = _prefix(args.prefix)
     home = load_home(settings)
     reader = open_reader(settings.data_dir)
     try:
@@ -63,7 +65,7 @@ def export(args: argparse.Namespace) -> int:
                 count = _write_parcel(reader, sealer, home.network_id, since_ms, out)
                 warn(f"{counted(count, 'entry', 'entries')} exported, for members of this network alone")
             else:
-                count = _write_lines(reader, args.prefix.encode("utf-8"), since_ms, out)
+                count = _write_lines(reader, prefix, since_ms, out)
                 warn(f"{counted(count, 'key', 'keys')} exported; these lines are not encrypted")
     finally:
         reader.close()
@@ -72,6 +74,13 @@ def export(args: argparse.Namespace) -> int:
 
 def _random_boot() -> int:
     return int.from_bytes(secrets.token_bytes(8), "big")
+
+
+def _prefix(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of the command line that are no text
+        raise LatticeError("bad_key", f"--prefix {text[:100]!r} is not Unicode text") from error
 
 
 def _since(text: str | None) -> int:
@@ -99,18 +108,32 @@ def _output(path: str | None, *, binary: bool) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = Path(path)
-    temporary = target.with_name(target.name + ".part")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        # Where a link leads, and the link stays.
+        target = Path(os.path.realpath(path))
+        with _opened_to_write(target) as file:
+            yield file
+    except OSError as error:
+        raise LatticeError("bad_request", f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _opened_to_write(target: Path) -> Iterator[IO[bytes]]:
+    mode = target.stat().st_mode if os.path.lexists(target) else None
+    if mode is not None and not stat.S_ISREG(mode):
+        # A pipe or a device is written to; its name must not become that of a file. A directory refuses.
+        with target.open("wb") as file:
+            yield file
+        return
+    temporary = target.with_name(target.name + ".part")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise LatticeError("bad_request", f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _write_parcel(reader: Reader, sealer: Sealer, network_id: bytes, since_ms: int, out: IO[bytes]) -> int:

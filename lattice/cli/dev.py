@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from ..config import absolute
 from ..core.errors import ConfigError, LatticeError
 from ..schemas import Status
 from .text import printable, say, table, warn
@@ -68,9 +69,10 @@ def dev(args: argparse.Namespace) -> int:
 
 def _directory(given: str | None) -> Path:
     """Where the nodes live, made. Raises LatticeError for one that holds something."""
+    here = absolute(Path())  # each node starts here as well
     if given is None:
         return Path(tempfile.mkdtemp(prefix="lattice-dev-"))
-    path = Path(given).absolute()
+    path = here / given
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):

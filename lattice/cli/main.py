@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 ok, 1 failed, 2 usage, 3 node not reachable, 4 not in sync, 5 not allowed, 78 bad configuration.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # a key may hold what the terminal's encoding lacks
@@ -33,11 +34,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.kind.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has left. The interpreter flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output (head, less) has left
+        _drop_output()
+        return 1
+    except OSError as error:  # a disk that is full under our output, or a file that failed while it was read
+        _drop_output()
+        place = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(f"lattice: {_one_line(f'{error.strerror or error}{place}')}\n")
         return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """A shell may have closed any of the three (`>&-`). To read from one is then to find nothing, and no
+    file that is opened later gets the number of a stream that others write to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (for good)
+
+
+def _drop_output() -> None:
+    """The interpreter flushes once more at its end, and must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(message: str) -> str:

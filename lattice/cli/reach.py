@@ -6,6 +6,7 @@ Separate because every such command resolves it in the same way: `--url`, or the
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 def load_settings(args: argparse.Namespace) -> Settings:
     """The settings of the flags, the environment and the file. Raises ConfigError."""
-    from ..config import load
+    from ..config import absolute, load
 
     env_file = Path(args.env_file) if args.env_file is not None else None
-    if env_file is not None and not env_file.is_file():
+    if env_file is not None and not os.path.isfile(env_file):
         raise ConfigError(f"there is no file {env_file}; --env-file names the one with this node's settings")
     flags = flags_of(args)
     join = flags.get("LATTICE_JOIN", "")
     if join.startswith("@"):  # a path on the command line is meant from where the command is given
-        flags["LATTICE_JOIN"] = f"@{Path(join[1:]).absolute()}"
+        flags["LATTICE_JOIN"] = f"@{absolute(Path(join[1:]))}"
     return load(env_file=env_file, flags=flags)
 
 
@@ -37,7 +38,7 @@ def connect(args: argparse.Namespace) -> Client:
     if args.url is None:
         settings = load_settings(args)
         token = _given_token(args)
-        if token is None and settings.api_token_file.is_file():
+        if token is None:
             token = _readable_token(settings.api_token_file)
         return Client(settings.api_url, token=token, ca_file=settings.tls_ca_file)
     try:
@@ -53,7 +54,8 @@ def _given_token(args: argparse.Namespace) -> str | None:
 
 
 def _readable_token(path: Path) -> str | None:
-    """The token, if this user may read it: on the node's own machine it is not always needed."""
+    """The token, if it is there and this user may read it: on the node's own machine it is not always
+    needed."""
     try:
         return path.read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError):

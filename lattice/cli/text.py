@@ -5,9 +5,11 @@ Separate from the commands so that the wording is in one place and is tested wit
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import orjson
 
@@ -31,7 +33,12 @@ def columns() -> int | None:
 
 def say_json(answer: object) -> None:
     """An answer as the JSON that the API gives."""
-    say(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode())
+    try:
+        text = orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONEncodeError:
+        # A path may hold bytes that are no text. The standard writer has an escape for them.
+        text = json.dumps(answer, default=asdict, indent=2)
+    say(text)
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import orjson
 
@@ -80,13 +80,26 @@ def _problem(status: int, data: object) -> LatticeError:
 
 def key_path(key: str, under: str = "keys") -> str:
     """The path of a key, every byte that means something in a URL percent-encoded. Raises `bad_key`."""
-    try:
-        encoded = quote(key, safe="")
-    except UnicodeEncodeError as error:
-        raise LatticeError("bad_key", "the key is not Unicode text") from error
+    encoded = _quoted(key, "key", "bad_key")
     if set(encoded) == {"."}:  # `.` and `..` would be taken for steps in the path
         encoded = encoded.replace(".", "%2E")
     return f"{_API}/{under}/{encoded}"
+
+
+def _quoted(text: str, what: str, code: str = "bad_request") -> str:
+    """The text for a path. Half of a surrogate pair, as bytes of a command line become that are no text,
+    cannot be sent."""
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise LatticeError(code, f"the {what} {text[:100]!r} is not Unicode text") from error
+
+
+def header_value(text: str, what: str) -> str:
+    """A version or an id that goes into a header: visible ASCII. Raises `bad_request`."""
+    if not (text.isascii() and text.isprintable()):
+        raise LatticeError("bad_request", f"{text[:100]!r} is no {what}")
+    return text
 
 
 def new_idempotency_key() -> str:
@@ -116,13 +129,14 @@ def peers() -> Call[KnownPeers]:
 
 
 def add_peer(address: str) -> Call[PeerChange]:
+    _quoted(address, "address")
     body = orjson.dumps({"address": address})
     return Call("POST", f"{_API}/peers", PeerChange, {"content-type": _JSON}, body)
 
 
 def forget_peer(name: str) -> Call[PeerChange]:
     """`name` is a peer id or one of the peer's addresses."""
-    return Call("DELETE", f"{_API}/peers/{quote(name, safe='')}", PeerChange)
+    return Call("DELETE", f"{_API}/peers/{_quoted(name, 'address')}", PeerChange)
 
 
 def state(
@@ -176,7 +190,7 @@ def entries(
 
 
 def entry(entry_id: str) -> Call[EntryInfo]:
-    return Call("GET", f"{_API}/entries/{quote(entry_id, safe='')}", EntryInfo)
+    return Call("GET", f"{_API}/entries/{_quoted(entry_id, 'id')}", EntryInfo)
 
 
 def proof(key: str, *, merkletools: bool = False) -> Call[dict[str, Any]]:
@@ -223,7 +237,8 @@ def import_envelope(envelope: bytes) -> Call[Imported]:
 def _write_headers(idempotency_key: str | None, if_match: str | None) -> dict[str, str]:
     headers = {"content-type": _JSON, "idempotency-key": idempotency_key or new_idempotency_key()}
     if if_match is not None:
-        headers["if-match"] = if_match if if_match == "*" else f'"{if_match}"'
+        version = header_value(if_match, "version")
+        headers["if-match"] = version if version == "*" else f'"{version}"'
     return headers
 
 
@@ -232,5 +247,9 @@ def _ack(ack: int) -> str:
 
 
 def _query(**given: str | int | None) -> str:
-    pairs = [(name, value) for name, value in given.items() if value is not None]
-    return f"?{urlencode(pairs)}" if pairs else ""
+    pairs = [
+        f"{name}={_quoted(str(value), f'value of {name!r}')}"
+        for name, value in given.items()
+        if value is not None
+    ]
+    return f"?{'&'.join(pairs)}" if pairs else ""

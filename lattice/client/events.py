@@ -15,7 +15,7 @@ import orjson
 from ..core.errors import LatticeError
 from ..core.limits import EVENT_LINE_BYTES_MAX
 from ..schemas import EVENT_SHAPES, EventBody, LostEvent
-from .calls import Call
+from .calls import Call, header_value
 from .decode import decode
 
 SILENCE_S: Final = 45.0  # three keep-alives: a connection that says nothing for so long is dead
@@ -41,7 +41,7 @@ class Follower:
 
     def __init__(self, call: Call[object], after: str | None = None) -> None:
         self._call = call
-        self.last_id = after
+        self.last_id = None if after is None else header_value(after, "id of an event")
         self._connected = False
         self._failures = 0
         self.begin()

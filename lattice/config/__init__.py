@@ -3,13 +3,14 @@
 Separate so that nothing else looks at the environment: whoever needs a setting is handed it.
 """
 
-from .settings import LogFormat, LogLevel, Origin, Policy, Settings, Source, load
+from .settings import LogFormat, LogLevel, Origin, Policy, Settings, Source, absolute, load
 from .table import PREFIX, SETTINGS, Setting, closest
 
 __all__ = [
     "Settings",
     "Source",
     "load",
+    "absolute",
     "PREFIX",
     "SETTINGS",
     "Setting",

@@ -28,6 +28,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["text", "json"]
 
 PROJECT_MARK: Final = "launch_lattice.sh"
+_SHOWN_CHARS_MAX: Final = 200  # of a value that a message quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ def load(
     launcher. Raises ConfigError with every mistake that was found.
     """
     if project_dir is None:
-        project_dir = Path(os.path.abspath(env_file)).parent if env_file else _find_project(Path.cwd())
-    if env_file is None and (project_dir / ".env").is_file():
+        project_dir = absolute(env_file).parent if env_file else _find_project(absolute(Path()))
+    if env_file is None and os.path.isfile(project_dir / ".env"):
         env_file = project_dir / ".env"
     from_file, problems, warnings = _read_file(env_file) if env_file else ({}, [], [])
     sources: list[tuple[Origin, str, Mapping[str, str]]] = [
@@ -119,7 +120,7 @@ def load(
         try:
             values[setting.field] = setting.parse(_expand(text or setting.default, values), project_dir)
         except MalformedError as error:
-            shown = "" if setting.secret else f"={text}"
+            shown = "" if setting.secret else f"={_cut(text)}"
             problems.append(f"{setting.name}{shown} {where}: {error.message}")
             values[setting.field] = setting.parse(_expand(setting.default, values), project_dir)
     source = Source(project_dir, env_file, len(from_file), MappingProxyType(origins), tuple(warnings))
@@ -128,6 +129,21 @@ def load(
     if problems:
         raise ConfigError(hide_tickets("; ".join(problems)))
     return settings
+
+
+def absolute(path: Path) -> Path:
+    """The whole path of one that may start at the current directory. Raises ConfigError."""
+    try:
+        return Path(os.path.abspath(path))
+    except OSError as error:
+        raise ConfigError(
+            f"the current directory cannot be told ({error.strerror or error}), perhaps it was removed: "
+            "change into another one"
+        ) from error
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
 
 
 def _pick(setting: Setting, sources: list[tuple[Origin, str, Mapping[str, str]]]) -> tuple[Origin, str, str]:
@@ -190,7 +206,7 @@ def _read_file(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
 
 
 def _find_project(start: Path) -> Path:
-    return next((place for place in (start, *start.parents) if (place / PROJECT_MARK).is_file()), start)
+    return next((place for place in (start, *start.parents) if os.path.isfile(place / PROJECT_MARK)), start)
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:

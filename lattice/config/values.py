@@ -6,6 +6,7 @@ Every function takes the text and the project's directory and raises MalformedEr
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -36,12 +37,25 @@ def name(text: str, _: Path) -> str:
 
 
 def path(text: str, project_dir: Path) -> Path:
-    return Path(os.path.abspath(project_dir / Path(text).expanduser()))
+    try:
+        found = Path(os.path.abspath(project_dir / Path(text).expanduser()))
+    except RuntimeError as error:
+        user = text.partition("/")[0]
+        raise MalformedError(f"{user} is the home directory of nobody: write the whole path") from error
+    try:
+        found.lstat()
+    except ValueError as error:
+        raise MalformedError("a path holds no NUL character: write another") from error
+    except OSError as error:
+        # All else, that it is missing or closed, is judged by whoever uses it.
+        if error.errno == errno.ENAMETOOLONG:
+            raise MalformedError("the path is longer than this system takes: choose a shorter one") from error
+    return found
 
 
 def existing_file(text: str, project_dir: Path) -> Path | None:
     found = path(text, project_dir) if text else None
-    if found is not None and not found.is_file():
+    if found is not None and not os.path.isfile(found):
         raise MalformedError(f"there is no file {found}: name one, or leave the setting out")
     return found
 

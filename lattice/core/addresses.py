@@ -188,7 +188,7 @@ def parse_origin(text: str) -> str:
 
 
 def _split_url(text: str) -> tuple[SplitResult, str]:
-    if len(text.encode()) > ADDRESS_BYTES_MAX or not text.isascii() or not text.isprintable() or " " in text:
+    if not text.isascii() or len(text) > ADDRESS_BYTES_MAX or not text.isprintable() or " " in text:
         raise MalformedError(f"a URL has at most {ADDRESS_BYTES_MAX} printable ASCII characters")
     try:
         parts = urlsplit(text)

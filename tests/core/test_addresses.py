@@ -107,7 +107,8 @@ def test_a_node_url(text: str, shown: str) -> None:
     "text",
     ["", "192.0.2.7:8100", "ftp://a", "http://", "http:///x", "http://a:0", "http://a:99999", "http://a:x",
      "http://u:p@a", "http://a?x=1", "http://a#x", "http://0.0.0.0:8100", "http://[::]:8100", "http://a b",
-     "http://a\n", "http://[::1", "http://ä.example", "javascript:alert(1)", "http://" + "a." * 200],
+     "http://a\n", "http://[::1", "http://ä.example", "javascript:alert(1)", "http://" + "a." * 200,
+     "http://h\udcff"],
 )  # fmt: skip
 def test_what_is_no_node_url(text: str) -> None:
     with pytest.raises(MalformedError):

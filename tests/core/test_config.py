@@ -305,3 +305,37 @@ def test_the_documents_follow_the_table() -> None:
     environ = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("~nosuchuser/x", "~nosuchuser is the home directory of nobody"),
+        ("x" * 300, "longer than this system takes"),
+        ("x/" * 3000, "longer than this system takes"),
+        ("a\0b", "no NUL"),
+    ],
+    ids=["unknown user", "long name", "long path", "NUL"],
+)
+@pytest.mark.parametrize("name", ["DATA_DIR", "LOG_DIR", "API_TOKEN_FILE", "TLS_CA_FILE", "JOIN"])
+def test_a_path_that_cannot_be_is_named_with_its_setting(
+    name: str, text: str, words: str, tmp_path: Path
+) -> None:
+    said = problem(tmp_path, **{f"LATTICE_{name}": f"@{text}" if name == "JOIN" else text})
+    assert said.startswith(f"LATTICE_{name}")
+    assert words in said
+    assert len(said) < 400, "a long value is cut"
+
+
+def test_a_current_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file = tmp_path / ".env.test"
+    env_file.touch()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="current directory"):
+        load(environ={})
+    with pytest.raises(ConfigError, match="current directory"):
+        load(env_file=Path("env"), environ={})
+    assert load(env_file=env_file, environ={}).data_dir == tmp_path / "data" / "nodeA"

@@ -126,6 +126,11 @@ def foreign_store(bench: Bench) -> None:
     shutil.copy(bench.foreign_store, bench.store)
 
 
+def shell(line: str) -> tuple[str, ...]:
+    """A prefix: what a shell does before it becomes the command."""
+    return ("sh", "-c", line, "sh")
+
+
 def setting(name: str, value: str, *says: str) -> Mistake:
     """A value that a setting does not take."""
     return Mistake(f"{name}={value}", 78, (f"LATTICE_{name}=", *says), {name: value})
@@ -247,6 +252,145 @@ MISTAKES = [
         arguments=("start", "--api-bnd", "x"),
     ),
     Mistake("an unknown command", 2, ("'strat'", "lattice --help"), arguments=("strat",)),
+    # Paths. A file name has at most 255 bytes, and bytes on a command line need not be text.
+    *(
+        setting(name, f"{before}~nosuchuser/x", "~nosuchuser is the home directory of nobody", "whole path")
+        for name, before in (("DATA_DIR", ""), ("LOG_DIR", ""), ("API_TOKEN_FILE", ""), ("TLS_CA_FILE", ""))
+    ),
+    Mistake(
+        "a ticket file of an unknown user",
+        78,
+        ("LATTICE_JOIN", "~nosuchuser is the home directory of nobody", "write the whole path"),
+        {"JOIN": "@~nosuchuser/x"},
+    ),
+    *(
+        Mistake(
+            f"a {name} that is too long, {command}",
+            78,
+            (f"LATTICE_{name}=xxx", "longer than this system takes", "choose a shorter one"),
+            {name: "x" * 300},
+            arguments=(command,),
+        )
+        for name, commands in (
+            ("DATA_DIR", ("start", "status", "stop", "export")),
+            ("LOG_DIR", ("logs",)),
+            ("API_TOKEN_FILE", ("status",)),
+            ("TLS_CA_FILE", ("status",)),
+        )
+        for command in commands
+    ),
+    Mistake(
+        "an --env-file that is too long",
+        78,
+        ("there is no file xxx", "--env-file"),
+        arguments=("start", "--env-file", "x" * 300),
+    ),
+    Mistake(
+        "a --token-file that is too long",
+        5,
+        ("token file xxx", "File name too long"),
+        arguments=("status", "--token-file", "x" * 300),
+    ),
+    *(
+        Mistake(
+            f"{what} in a directory that was removed",
+            78,
+            ("current directory", "change into another"),
+            arguments=arguments,
+            prefix=shell('mkdir gone && cd gone && rmdir ../gone && exec "$@"'),
+        )
+        for what, arguments in (
+            ("start", ("start",)),
+            ("status", ("status",)),
+            ("export", ("export", "--out", "facts")),
+            ("a ticket file", ("init", "--join", "@ticket")),
+            ("a cluster", ("dev", "2")),
+            ("a cluster's directory", ("dev", "2", "--dir", "cluster")),
+        )
+    ),
+    *(
+        Mistake(f"bytes that are no text as {what}", 1, ("\\udcff", says), arguments=arguments)
+        for what, says, arguments in (
+            ("a key to put", "not Unicode text", ("put", "k\udcff", "1")),
+            ("a key to get", "not Unicode text", ("get", "k\udcff")),
+            ("a key to delete", "not Unicode text", ("delete", "k\udcff")),
+            ("a key to prove", "not Unicode text", ("proof", "k\udcff")),
+            ("a prefix", "not Unicode text", ("keys", "k\udcff")),
+            ("the key before", "not Unicode text", ("keys", "--after", "k\udcff")),
+            ("the version before", "not Unicode text", ("history", "k", "--after", "k\udcff")),
+            ("a version", "no version", ("put", "k", "1", "--if-match", "k\udcff")),
+            ("a mode", "not Unicode text", ("switch", "p2p\udcff")),
+            ("a new peer", "not Unicode text", ("peers", "add", "http://h\udcff")),
+            ("an old peer", "not Unicode text", ("peers", "forget", "http://h\udcff")),
+            ("a prefix of events", "not Unicode text", ("events", "--prefix", "k\udcff")),
+            ("a type of events", "not Unicode text", ("events", "--type", "k\udcff")),
+            ("an event", "no id of an event", ("events", "--after", "k\udcff")),
+            ("a prefix of an export", "not Unicode text", ("export", "--prefix", "k\udcff")),
+            ("a file to import", "No such file", ("import", "f\udcff")),
+            ("a file of a value", "No such file", ("put", "k", "@f\udcff")),
+            ("a proof", "No such file", ("verify", "f\udcff")),
+        )
+    ),
+    Mistake("bytes that are no text as a value", 1, ("not JSON", "--text"), arguments=("put", "k", "\udcff")),
+    Mistake(
+        "bytes that are no text as a text", 1, ("not UTF-8",), arguments=("put", "k", "\udcff", "--text")
+    ),
+    Mistake(
+        "bytes that are no text as a URL",
+        78,
+        ("--url", "printable ASCII"),
+        arguments=("status", "--url", "http://h\udcff"),
+    ),
+    setting("NODES", "http://h\udcff:8100", "printable ASCII"),
+    setting("CORS_ORIGINS", "http://h\udcff", "printable ASCII"),
+    # Files to read and to write.
+    Mistake(
+        "a directory to import", 1, ("cannot read {dir}", "Is a directory"), arguments=("import", "{dir}")
+    ),
+    Mistake(
+        "a file to import whose name is too long",
+        1,
+        ("cannot read xxx", "File name too long"),
+        arguments=("import", "x" * 300),
+    ),
+    *(
+        Mistake(f"an export to {what}", 1, ("cannot write", says), arguments=("export", *how, "--out", out))
+        for how in ((), ("--sealed",))
+        for what, says, out in (
+            (f"a directory{' sealed' if how else ''}", "Is a directory", "{dir}"),
+            (f"the current directory{' sealed' if how else ''}", "Is a directory", "."),
+            (f"a name that is too long{' sealed' if how else ''}", "File name too long", "x" * 300),
+            (f"no directory{' sealed' if how else ''}", "No such file or directory", "none/facts"),
+            (f"a name in a file{' sealed' if how else ''}", "Not a directory", "data/identity.key/facts"),
+        )
+    ),
+    # Standard streams that are closed, or lead to a full disk.
+    Mistake(
+        "a value from a closed input",
+        1,
+        ("not JSON",),
+        arguments=("put", "k", "-"),
+        prefix=shell('exec "$@" <&-'),
+    ),
+    Mistake(
+        "a ticket from a closed input",
+        78,
+        ("there is no ticket in the standard input",),
+        arguments=("init", "--join", "-"),
+        prefix=shell('exec "$@" <&-'),
+    ),
+    Mistake("a closed output", 3, ("does not answer",), arguments=("status",), prefix=shell('exec "$@" >&-')),
+    *(
+        Mistake(
+            f"{what} on a full disk",
+            1,
+            ("No space left on device",),
+            arguments=arguments,
+            prefix=shell('exec "$@" > /dev/full'),
+        )
+        for what, arguments in (("an export", ("export",)), ("a ticket", ("invite",)))
+        if Path("/dev/full").exists()
+    ),
     # Tickets.
     Mistake("no ticket", 78, ("not a ticket", "lattice1-"), {"JOIN": "hello"}),
     Mistake(

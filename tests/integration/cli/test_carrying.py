@@ -245,3 +245,25 @@ def test_lines_that_grow_when_they_are_written_out_are_grouped_by_what_they_beco
     value = b"[" + b",".join([b"1e15"] * 6000) + b"]"
     file.write_bytes(b"".join(b'{"op":"put","key":"k%d","value":%s}\n' % (n, value) for n in range(6)))
     assert json.loads(shell.ok("import", "--json", str(file))) == {"written": 6, "repeated": 0}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="links and named pipes")
+def test_an_export_goes_where_a_link_leads_and_into_a_pipe(lonely_shell: Shell, tmp_path: Path) -> None:
+    """A name that is not that of a file keeps being what it is."""
+    with hand(lonely_shell) as store:
+        store.writes(OpDraft(OpKind.PUT, b"k", b"1"))
+    link, pipe, file = tmp_path / "link", tmp_path / "pipe", tmp_path / "file"
+    link.symlink_to("file")
+    lonely_shell.ok("export", "--out", str(link))
+    assert link.is_symlink()
+    assert [line["key"] for line in lines_of(file)] == ["k"]
+    assert file.stat().st_mode & 0o077 == 0
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    lonely_shell.ok("export", "--out", str(pipe))
+    reader.join(10)
+    assert read == [file.read_bytes()]
+    assert pipe.is_fifo()
+    assert not list(tmp_path.glob("*.part"))

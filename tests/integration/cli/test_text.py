@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from lattice.cli.text import headline, peers_text, printable, span, status_text, table
+from lattice.cli.text import headline, peers_text, printable, say_json, span, status_text, table
 from lattice.schemas import LungStatus, PeerStatus, Status, SyncedWith
 
 PEER_ID = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
@@ -152,3 +153,10 @@ def test_tables_and_spans() -> None:
         "23 h 59 min",
         "1 d 1 h",
     ]
+
+
+def test_a_path_whose_bytes_are_no_text_is_shown_as_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for answer, shown in (({"file": "o\udcff"}, {"file": "o\udcff"}), (BAD, {"reachable": False})):
+        changed = replace(answer, last_error="o\udcff") if isinstance(answer, LungStatus) else answer
+        say_json(changed)
+        assert json.loads(capsys.readouterr().out).items() >= shown.items()
