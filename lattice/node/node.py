@@ -172,8 +172,7 @@ class Node:
         self.bus = Bus(boot)
         self._watch = Watch(self.bus, wall_ms=ports.wall_ms, name_of=self._name_of)
         self._freshness = Freshness()
-        self._turns = Turns()  # of requests; a round must not wait for hints
-        self._gossip_turns = Turns()
+        self._turns = Turns()
         self._courier = Courier(
             Sealer(key, network_id, network_keys, boot=boot),
             self._freshness,
@@ -387,7 +386,7 @@ class Node:
             raise self._low_disk
         key = idempotency_key.encode("utf-8") if idempotency_key else b""
         drafts, held = tuple(ops), tuple(conditions)
-        self._note_use(b"")
+        self._turns.note(b"")
         reply = await self._driver.ask(lambda token: Append(token, drafts, held, key, request_digest))
         if not isinstance(reply, Acknowledged):
             raise AssertionError(f"a write was answered by {reply!r}")
@@ -939,14 +938,9 @@ class Node:
         turn; a beat's look at the roots does not."""
         if not any(map(_is_work, messages)):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
-        self._note_use(sender)
+        self._turns.note(sender)
         async with self._turns.take(sender):
             return await self._driver.ask(lambda token: Served(token, sender, boot, lung, messages))
-
-    def _note_use(self, who: bytes) -> None:
-        """Somebody brings or takes something: a peer by its key, this machine's own programs by none."""
-        self._turns.note(who)
-        self._gossip_turns.note(who)
 
     async def _hold(self, messages: Sequence[Message]) -> None:
         """The long-poll: hold the answer back while the asker holds exactly what we hold."""
@@ -1014,14 +1008,13 @@ class Node:
         if self._low_disk is not None:
             return True  # nothing is wrong with it; it comes again by a round
         sender = received.opened.sender
-        self._note_use(sender)
+        self._turns.note(sender)
         try:
-            async with self._gossip_turns.take(sender, cost_s(received.messages)):
-                judged = await self._judge(received, "gossip")
-        except LatticeError as error:
-            if error.code == "too_many":
-                # A hint is let fall, not queued: the next round brings what was in it.
+            if not self._turns.affords(sender, cost_s(received.messages)):
                 self._count("gossip_out_of_turn")
+                return False
+            judged = await self._judge(received, "gossip")
+        except LatticeError:
             return False
         return judged is not None and judged.authentic
 

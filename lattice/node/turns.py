@@ -65,10 +65,9 @@ class Turns:
         return line is not None and line.held > TURNS_WAITING_MAX
 
     @asynccontextmanager
-    async def take(self, peer: bytes, cost_s: float | None = None) -> AsyncIterator[None]:
+    async def take(self, peer: bytes) -> AsyncIterator[None]:
         """Wait for this peer's turn. Raises `too_many` when its line is full: an honest peer sends the
-        next page of a round when the one before has been answered. It rests for what its request took,
-        or for `cost_s` where that is given: many small ones wait for the disk more than they work."""
+        next page of a round when the one before has been answered."""
         if self.is_full(peer):
             raise too_many()
         self._forget_rested()
@@ -79,14 +78,32 @@ class Turns:
                 await trio.sleep_until(line.rests_until)
                 began = trio.current_time()
                 yield
-                self._rest(line, peer, trio.current_time() - began if cost_s is None else cost_s)
+                self._rest(line, peer, began)
         finally:
             line.held -= 1
 
-    def _rest(self, line: _Line, peer: bytes, took_s: float) -> None:
+    def affords(self, peer: bytes, cost_s: float) -> bool:
+        """Whether a hint of this peer is taken, at once: gossip comes in many small pieces, which share a
+        commit, and none of them must wait for the one before. Its work is booked as rest; who has more
+        than REST_S_MAX of that before it lets its hints fall, and the next round brings what was in them."""
         now = trio.current_time()
-        if any(who != peer and now - when < _OTHERS_S for who, when in self._seen.items()):
-            line.rests_until = now + min(REST_SHARE * took_s, REST_S_MAX)
+        self._forget_rested()
+        if not self._has_others(peer, now):
+            return True
+        line = self._lines.setdefault(peer, _Line())
+        if line.rests_until > now + REST_S_MAX:
+            return False
+        line.rests_until = max(line.rests_until, now) + (1 + REST_SHARE) * cost_s
+        return True
+
+    def _rest(self, line: _Line, peer: bytes, began: float) -> None:
+        now = trio.current_time()
+        if self._has_others(peer, now):
+            rest_s = min(REST_SHARE * (now - began), REST_S_MAX)
+            line.rests_until = max(line.rests_until, now + rest_s)
+
+    def _has_others(self, peer: bytes, now: float) -> bool:
+        return any(who != peer and now - when < _OTHERS_S for who, when in self._seen.items())
 
     def _forget_rested(self) -> None:
         now = trio.current_time()

@@ -47,17 +47,28 @@ async def test_a_peer_rests_between_its_pages_unless_it_is_alone(
     assert gaps == pytest.approx([took_s + (0 if alone else rest_s)] * 3)
 
 
-async def test_what_waits_for_the_disk_rests_for_its_work_alone(
+async def test_hints_are_taken_at_once_and_fall_beyond_a_share(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     turns = Turns()
+    assert all(turns.affords(b"a", 1.0) for _ in range(10)), "who is alone has no share"
     turns.note(b"")
-    began = []
-    for _ in range(3):
-        async with turns.take(b"a", cost_s=0.01):
-            began.append(trio.current_time())
-            await trio.sleep(0.1)
-    assert [later - earlier for earlier, later in itertools.pairwise(began)] == pytest.approx([0.13] * 2)
+    small = [turns.affords(b"b", 0.0001) for _ in range(1000)]
+    assert all(small), "what costs little is never let fall"
+
+    taken = 0
+    for _ in range(100):  # ten seconds
+        turns.note(b"")
+        taken += sum(turns.affords(b"a", 0.01) for _ in range(20))
+        await trio.sleep(0.1)
+    share = taken * 0.01 / 10
+    assert share == pytest.approx(1 / (1 + REST_SHARE), rel=0.2)
+
+    began = trio.current_time()
+    async with turns.take(b"a"):  # a round waits for the rest that its sender's gossip has used up
+        assert 0 < trio.current_time() - began <= REST_S_MAX + (1 + REST_SHARE) * 0.01
+    async with turns.take(b"b"):
+        pass
 
 
 def test_the_cost_of_entries_rises_with_their_number_their_ops_and_their_bytes() -> None:

@@ -21,7 +21,7 @@ from .test_p2p_budget import ENTRIES_A_PAGE, held_of, honest_speed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-STORM = 160
+STORM = 60
 
 
 @pytest.fixture(scope="module")
