@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
@@ -320,6 +320,18 @@ def ops_of_key(header: Header, ops: bytes, key: bytes) -> dict[int, Op]:
             if op is not None:
                 found[index] = op._replace(key=key)  # the caller's object, not a copy for each op
     return found
+
+
+def parse_stored_ops(header: Header, ops: bytes, indices: Iterable[int]) -> Iterator[Op | None]:
+    """Some ops of an entry that was checked when it was taken in, as `Entry.parsed_ops` has them; None
+    also where there is none."""
+    spans = _split_ops(ops, header.op_count) if header.version == FORMAT_VERSION else ()
+    for index in indices:
+        if index >= len(spans):
+            yield None
+            continue
+        start, end = spans[index]
+        yield parse_op(ops, start, end, index, sha256(b"\0" + ops[start:end]).digest())
 
 
 def _split_ops(ops: bytes, count: int) -> tuple[tuple[int, int], ...]:

@@ -45,6 +45,7 @@ PENDING_AUTHOR_BYTES_MAX: Final = 8 * MIB
 PENDING_BYTES_MAX: Final = 64 * MIB
 PENDING_ENTRY_OVERHEAD_BYTES: Final = 1 * KIB  # what a parsed entry costs in memory beyond its bytes
 NOVELTY_NUMBER_MAX: Final = 255  # unknown op kinds and formats counted by number; higher formats as one
+KEYS_READ_MAX: Final = 500  # keys that the store is asked for at once
 FORK_KEYS_MAX: Final = 256  # keys with another winner or counter that the record of a fork names
 FORK_ALARMS_MAX: Final = 16  # frozen logs with an alarm of their own; the others share one
 FORK_PROOFS_MAX: Final = 32  # in one message: half a MiB beside a page; the rest goes with the next

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .acceptance import Accepted, Cut, Verified, chain_from, is_simple, is_whole, sealed_prefix, stretches
-from .entry import Entry, Seal, entry_id, must_be_sealed, parse_entry, parse_header
+from .entry import Entry, Seal, entry_id, must_be_sealed, parse_entry, parse_header, parse_stored
 from .errors import MalformedError
 from .forks import (
     FORK_PROOF,
@@ -310,10 +310,10 @@ class Logs:
         while at < below:
             rows = self._reader.entries(*cut.log, at, below - 1, PAGE_BYTES)
             for row in rows:
-                yield parse_entry(self._network_id, row.header, row.ops)
+                yield parse_stored(row.id, row.header, row.ops)
             at += len(rows)
         for row in cut.fresh:
-            yield parse_entry(self._network_id, row.header, row.ops)
+            yield parse_stored(row.id, row.header, row.ops)
 
     def _held_path(self, key: LogKey, first: int) -> HeaderPath:
         """The path of a held entry: to the lowest kept seal above it, or on through the fork proof."""

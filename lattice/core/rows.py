@@ -6,6 +6,7 @@ a store applies it in one transaction, and neither knows more of the other than 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -197,6 +198,10 @@ class Reader(Protocol):
 
     def key_state(self, key: bytes) -> KeyState | None: ...
 
+    def key_states(self, keys: Sequence[bytes]) -> list[KeyState | None]:
+        """The state of each of these keys, at most KEYS_READ_MAX: to ask for each alone takes longer."""
+        ...
+
     def page_keys(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyState]:
         """Present keys (see KeyState.present) with `prefix`, greater than `after`, in byte order."""
         ...
@@ -212,8 +217,9 @@ class Reader(Protocol):
         """Whether any stored edge of `key` names `target`."""
         ...
 
-    def edges(self, key: bytes) -> list[EdgeRow]:
-        """All stored edges of `key`, in order of (target, author, epoch, seq, op index)."""
+    def edges(self, keys: Sequence[bytes]) -> Iterator[EdgeRow]:
+        """All stored edges of these keys, which are at most KEYS_READ_MAX and in order, in order of (key,
+        target, author, epoch, seq, op index); read as they are asked for, some thousand at a time."""
         ...
 
     def frozen_logs(self) -> list[LogKey]:

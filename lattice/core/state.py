@@ -8,13 +8,16 @@ version is live follows from the edges, so taking an entry out is the inverse of
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from hashlib import sha256
+from heapq import merge
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
-from .entry import Entry, Novelty, Op, OpKind, Version, novelty_of, parse_header, parse_stored
+from .entry import Entry, Novelty, Op, OpKind, Version, novelty_of, parse_header, parse_stored_ops
 from .errors import MalformedError
-from .limits import NAMES_MAX
+from .limits import KEYS_READ_MAX, NAMES_MAX
 from .merkle import MerkleMap
 from .rows import Batch, EdgeRow, KeyState, LiveVersion, LogKey, OpRow, Reader
 
@@ -46,7 +49,7 @@ def leaf_of(state: KeyState) -> bytes | None:
 
 def winner_first(live: Iterable[LiveVersion]) -> tuple[LiveVersion, ...]:
     """Live versions by falling (clock, author, version): the winner, then its siblings."""
-    return tuple(sorted(live, key=lambda v: (v.clock, v.author, v.id, v.op_index), reverse=True))
+    return tuple(sorted(live, key=_by_rank, reverse=True))
 
 
 class State:
@@ -179,7 +182,7 @@ class State:
             return True
         if not self._cuts:
             return self._reader.is_named(key, version)
-        return any(edge.target == version for edge in self._stored_edges(key))
+        return any(edge.target == version for edge in self._stored_edges([key]))
 
     # Taking entries out.
 
@@ -191,25 +194,31 @@ class State:
         They are a suffix of their log, so no put that stays has one of them as its latest earlier.
         """
         adds: dict[bytes, tuple[int, int]] = {}
+        replacing: set[bytes] = set()
+        gone: set[bytes] = set()
         for entry in entries:
+            gone.add(entry.id)
             for index, op in enumerate(entry.parsed_ops()):
                 if op is None:
                     self._skip(entry, index, -1)
                     continue
                 count, total = adds.get(op.key, (0, 0))
                 adds[op.key] = (count + (op.kind is OpKind.ADD), total + op.amount)
-        released = {key: self._released(key, log, first) for key in adds}
+                if op.kind is not OpKind.ADD:
+                    replacing.add(op.key)
+        # Whoever forks may have written a hundred thousand keys, and nothing else is done meanwhile: so
+        # keys are read by the hundred and entries once, and nothing is searched for once a key.
+        released = self._released(replacing, log, first, gone)
         self._drop_rows(log, first)
         self._batch.cut_keys.setdefault(log, set()).update(adds)
+        live_again = self._puts(released)
         changed = []
-        for key in sorted(adds):
-            before = self.key(key)
+        for key, before in self._states(sorted(adds)):
             if before is None:
                 raise AssertionError("a key that had ops has no row")
-            after = self._without(before, log, first, adds[key], released[key])
+            after = self._without(before, log, first, adds[key], live_again.get(key, ()))
             self._batch.keys[key] = after
-            is_counter_same = (before.adds, before.total) == (after.adds, after.total)
-            if not is_counter_same or winner_first(before.live)[:1] != winner_first(after.live)[:1]:
+            if (before.adds, before.total) != (after.adds, after.total) or _winner(before) != _winner(after):
                 changed.append(key)
         self._touched.update(adds)
         return changed
@@ -223,17 +232,43 @@ class State:
         self._edges = {(row.key, row.target) for row in batch.edges}
         self._latest = {place: held for place, held in self._latest.items() if place[1] != log}
 
-    def _stored_edges(self, key: bytes) -> Iterator[EdgeRow]:
-        for edge in self._reader.edges(key):
-            if edge.seq < self._cuts.get(LogKey(edge.author, edge.epoch), edge.seq + 1):
-                yield edge
+    def _states(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, KeyState | None]]:
+        """Each key with its state (see `key`)."""
+        held = self._batch.keys
+        for at in range(0, len(keys), KEYS_READ_MAX):
+            chunk = keys[at : at + KEYS_READ_MAX]
+            unread = [key for key in chunk if key not in held]
+            stored = dict(zip(unread, self._reader.key_states(unread), strict=True))
+            for key in chunk:
+                yield key, stored[key] if key in stored else held[key]
 
-    def _released(self, key: bytes, log: LogKey, first: int) -> list[Version]:
-        """The versions of a key that nothing but the entries to remove names."""
-        edges = [*self._stored_edges(key), *(edge for edge in self._batch.edges if edge.key == key)]
-        going = {edge.target for edge in edges if (edge.author, edge.epoch) == log and edge.seq >= first}
-        staying = {edge.target for edge in edges if (edge.author, edge.epoch) != log or edge.seq < first}
-        return sorted(going - staying)
+    def _stored_edges(self, keys: Sequence[bytes]) -> Iterator[EdgeRow]:
+        """Those of these keys, in order of the keys if they are."""
+        for at in range(0, len(keys), KEYS_READ_MAX):
+            for edge in self._reader.edges(keys[at : at + KEYS_READ_MAX]):
+                if edge.seq < self._cuts.get(LogKey(edge.author, edge.epoch), edge.seq + 1):
+                    yield edge
+
+    def _released(
+        self, keys: Set[bytes], log: LogKey, first: int, gone: Set[bytes]
+    ) -> dict[Version, list[bytes]]:
+        """The versions that nothing but the entries to remove names, each with the keys under which they
+        name it; without those of the entries themselves, whose ids are `gone`."""
+        by_key = attrgetter("key")
+        fresh = sorted(edge for edge in self._batch.edges if edge.key in keys)
+        released: dict[Version, list[bytes]] = {}
+        # One key after the other: a busy one may have very many edges.
+        for key, edges in groupby(merge(self._stored_edges(sorted(keys)), fresh, key=by_key), by_key):
+            going: set[Version] = set()
+            staying: set[Version] = set()
+            for edge in edges:
+                if (edge.author, edge.epoch) != log or edge.seq < first:
+                    staying.add(edge.target)
+                elif edge.target.id not in gone:
+                    going.add(edge.target)
+            for target in going - staying:
+                released.setdefault(target, []).append(key)
+        return released
 
     def _without(
         self,
@@ -241,34 +276,40 @@ class State:
         log: LogKey,
         first: int,
         adds: tuple[int, int],
-        released: Iterable[Version],
+        released: Sequence[LiveVersion],
     ) -> KeyState:
-        live = {held.version: held for held in before.live if not _is_from(held, log, first)}
-        for version in released:
-            held = self._put(before.key, version)
-            if held is not None and not _is_from(held, log, first):
-                live[version] = held
+        live = tuple([held for held in before.live if not _is_from(held, log, first)])
+        if released:
+            versions = {held.version: held for held in live}
+            for held in released:
+                versions[held.version] = held
+            live = tuple(sorted(versions.values(), key=_by_version))
         count, total = adds
         return KeyState(
             before.key,
-            tuple(sorted(live.values(), key=_by_version)),
+            live,
             before.adds - count,
             before.total - total,
         )
 
-    def _put(self, key: bytes, version: Version) -> LiveVersion | None:
-        """The put of this key under this name, if it is among the entries and was applied."""
-        row = next((row for row in self._batch.entries if row.id == version.id), None)
-        row = row or self._reader.entry_by_id(version.id)
-        if row is None or row.seq >= self._cuts.get(LogKey(row.author, row.epoch), row.seq + 1):
-            return None
-        ops = parse_stored(row.id, row.header, row.ops).parsed_ops()
-        op = ops[version.op_index] if version.op_index < len(ops) else None
-        if op is None or op.kind is not OpKind.PUT or op.key != key:
-            return None
-        clock = parse_header(row.header).clock
-        place = (row.author, row.epoch, row.seq, op.value_at, op.value_size)
-        return LiveVersion(row.id, version.op_index, op.op_hash, clock, *place)
+    def _puts(self, named: Mapping[Version, Iterable[bytes]]) -> dict[bytes, list[LiveVersion]]:
+        """By key, the puts that are named under it and are among the entries: what is named may never
+        have come, be no put, or be one of another key."""
+        fresh = {row.id: row for row in self._batch.entries}
+        found: dict[bytes, list[LiveVersion]] = {}
+        for entry_id, versions in groupby(sorted(named), key=attrgetter("id")):
+            row = fresh.get(entry_id) or self._reader.entry_by_id(entry_id)
+            if row is None or row.seq >= self._cuts.get(LogKey(row.author, row.epoch), row.seq + 1):
+                continue
+            header = parse_header(row.header)
+            wanted = list(versions)
+            ops = parse_stored_ops(header, row.ops, [version.op_index for version in wanted])
+            for version, op in zip(wanted, ops, strict=True):
+                if op is not None and op.kind is OpKind.PUT and op.key in named[version]:
+                    place = (row.author, row.epoch, row.seq, op.value_at, op.value_size)
+                    held = LiveVersion(row.id, version.op_index, op.op_hash, header.clock, *place)
+                    found.setdefault(op.key, []).append(held)
+        return found
 
     def settle(self) -> bytes:
         """Bring the tree up to date with everything applied; returns the state root."""
@@ -292,6 +333,15 @@ def unpack_novelties(data: bytes) -> dict[Novelty, int]:
         raise MalformedError("the counts of what is not known end too early")
     rows = _NOVELTY.iter_unpack(data)
     return {Novelty(is_format, number): count for is_format, number, count in rows}
+
+
+def _winner(state: KeyState) -> LiveVersion | None:
+    live = state.live
+    return max(live, key=_by_rank) if len(live) > 1 else live[0] if live else None
+
+
+def _by_rank(live: LiveVersion) -> tuple[int, bytes, bytes, int]:
+    return live.clock, live.author, live.id, live.op_index
 
 
 def _is_from(live: LiveVersion, log: LogKey, first: int) -> bool:

@@ -7,7 +7,7 @@ on), and because a disk that fails on purpose belongs where no real store can im
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 
@@ -204,6 +204,9 @@ class MemoryStore:
     def key_state(self, key: bytes) -> KeyState | None:
         return self._rows.keys.get(key)
 
+    def key_states(self, keys: Sequence[bytes]) -> list[KeyState | None]:
+        return [self._rows.keys.get(key) for key in keys]
+
     def page_keys(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyState]:
         present = self._rows.present
         at = bisect_left(present, prefix)
@@ -229,9 +232,9 @@ class MemoryStore:
     def is_named(self, key: bytes, target: Version) -> bool:
         return target in self._rows.edges.get(key, {})
 
-    def edges(self, key: bytes) -> list[EdgeRow]:
-        found = self._rows.edges.get(key, {})
-        return sorted(edge for namers in found.values() for edge in namers)
+    def edges(self, keys: Sequence[bytes]) -> Iterator[EdgeRow]:
+        for key in keys:
+            yield from sorted(edge for namers in self._rows.edges.get(key, {}).values() for edge in namers)
 
     def frozen_logs(self) -> list[LogKey]:
         return sorted(self._rows.forks)

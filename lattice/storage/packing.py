@@ -30,6 +30,7 @@ STATE_TAIL: Final = b""
 PUT_TAG: Final = 1
 OP_TAG: Final = 2
 EDGE_TAG: Final = 3
+ALL_EDGES: Final = (bytes((EDGE_TAG,)), bytes((EDGE_TAG + 1,)))  # the range [from, below) of their tails
 ABSENT: Final = b"\0"
 PRESENT: Final = b"\1"
 
@@ -39,6 +40,7 @@ _STATE: Final = struct.Struct(">cQH")
 # id, op index, op hash, clock, log number, seq, value at, value size
 _LIVE: Final = struct.Struct(">32sH32sQIQII")
 _ONE_LIVE: Final = struct.Struct(">cQH32sH32sQIQII")
+EDGE_SLOT_AT: Final = 36  # where, counted from 1, the slot of the naming op stands in the tail of an edge
 _OP_TAIL: Final = struct.Struct(">BQH")
 _EDGE_TAIL: Final = struct.Struct(">B32sHQH")
 _EDGE_PREFIX: Final = struct.Struct(">B32sH")
@@ -176,11 +178,6 @@ def edge_tails(target: Version) -> tuple[bytes, bytes]:
     """The range [from, to] of the tails of all edges to one version."""
     prefix = _EDGE_PREFIX.pack(EDGE_TAG, target.id, target.op_index)
     return prefix, prefix + b"\xff" * 10
-
-
-def edge_slot(tail: bytes) -> int:
-    """The slot of the entry whose op names, out of an edge's tail."""
-    return int.from_bytes(tail[-10:-2], "big")
 
 
 def pack_entry(slot: int, row: EntryRow) -> tuple[int, bytes, bytes, bytes, bytes]:

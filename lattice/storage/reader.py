@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import merge, nlargest
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeAlias
@@ -43,6 +44,7 @@ Row: TypeAlias = tuple[Any, ...]
 
 _OP_TAGS: Final = (packing.PUT_TAG, packing.OP_TAG)
 
+_STATES: Final = "SELECT key, data FROM keys WHERE tail = x'' AND key IN "
 _STATE: Final = "SELECT data FROM keys WHERE key = ? AND tail = x''"
 # Steps from key to key by seeking past its other rows, and stops as soon as there are enough. A key
 # whose state is lost comes out with NULL; one that holds nothing begins with eleven zero bytes.
@@ -65,7 +67,10 @@ _OPS_DOWN: Final = (
 _FIRST_OP: Final = "SELECT tail FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT 1"
 _OPS: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ? ORDER BY tail LIMIT ?"
 _EDGE: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail <= ? LIMIT 1"
-_EDGES: Final = "SELECT tail, data FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
+_EDGES: Final = (
+    "SELECT key, tail, data FROM keys WHERE tail >= ? AND tail < ? AND key IN {} ORDER BY key, tail LIMIT ?"
+)
+_EDGES_READ_MAX: Final = 10_000  # at once, save for a key that alone has more
 _ENTRY_COLUMNS: Final = "SELECT slot, id, header, ops, origin FROM entries "
 _ENTRY: Final = _ENTRY_COLUMNS + "WHERE slot = ?"
 _SLOTS: Final = "SELECT slot FROM ids WHERE head = ?"
@@ -216,6 +221,15 @@ class SqliteReader:
                 return None
         return packing.unpack_state(key, row[0], self._logs)
 
+    def key_states(self, keys: Sequence[bytes]) -> list[KeyState | None]:
+        with self._lock:
+            rows: dict[bytes, bytes] = dict(self._all(_STATES + places(keys), tuple(keys)))
+            lost = [key for key in keys if key not in rows and self._leaves.holds(key)]
+        if lost:
+            raise corrupt(f"the row of key {lost[0]!r} is gone, its leaf is not")
+        found = ((key, rows.get(key)) for key in keys)
+        return [None if row is None else packing.unpack_state(key, row, self._logs) for key, row in found]
+
     def page_keys(self, prefix: bytes, after: bytes | None, limit: int) -> list[KeyState]:
         sql, start = (_PAGE_FROM, prefix) if after is None or after < prefix else (_PAGE_AFTER, after)
         with self._lock:
@@ -246,15 +260,32 @@ class SqliteReader:
         packing.unchecked(key, *row)
         return True
 
-    def edges(self, key: bytes) -> list[EdgeRow]:
+    def edges(self, keys: Sequence[bytes]) -> Iterator[EdgeRow]:
+        left = list(keys)
+        while left:
+            rows = self._edge_rows(left, _EDGES_READ_MAX)
+            asked, left = left, []
+            if len(rows) == _EDGES_READ_MAX:
+                # The last key may have more: it is read again with those behind it, or whole if it is alone.
+                last = rows[-1][0]
+                place = asked.index(last)
+                if rows[0][0] == last:
+                    rows = self._edge_rows([last], -1)
+                    place += 1
+                else:
+                    rows = [row for row in rows if row[0] != last]
+                left = asked[place:]
+            for _, of_key in groupby(rows, itemgetter(0)):
+                yield from sorted(self._edge_row(*row) for row in of_key)
+
+    def _edge_rows(self, keys: Sequence[bytes], limit: int) -> list[Row]:
         with self._lock:
-            rows = self._all(_EDGES, (key, bytes((packing.EDGE_TAG,)), bytes((packing.EDGE_TAG + 1,))))
-        found = []
-        for tail, data in rows:
-            target, slot, index = packing.unpack_edge(key, tail, data)
-            log = self._logs[packing.log_number_of(slot)]
-            found.append(EdgeRow(key, target, *log, packing.seq_of(slot), index))
-        return sorted(found)
+            return self._all(_EDGES.format(places(keys)), (*packing.ALL_EDGES, *keys, limit))
+
+    def _edge_row(self, key: bytes, tail: bytes, data: bytes) -> EdgeRow:
+        target, slot, index = packing.unpack_edge(key, tail, data)
+        log = self._logs[packing.log_number_of(slot)]
+        return EdgeRow(key, target, *log, packing.seq_of(slot), index)
 
     def frozen_logs(self) -> list[LogKey]:
         with self._lock:
@@ -429,6 +460,11 @@ class SqliteReader:
 
 def _op_row(key: bytes, log: LogKey, op: packing.StoredOp) -> OpRow:
     return OpRow(key, *log, packing.seq_of(op.slot), op.op_index, OpKind(op.kind), op.id)
+
+
+def places(keys: Sequence[bytes]) -> str:
+    """So many places for parameters, as a list for IN."""
+    return f"({','.join('?' * len(keys))})"
 
 
 def _past(prefix: bytes) -> bytes:

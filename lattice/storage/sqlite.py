@@ -20,7 +20,7 @@ from ..core.rows import Batch, LogHead, LogKey
 from . import packing, schema, sqlite_errors
 from .id_index import IdChange
 from .leaf_log import LeafChange
-from .reader import ENTRY_COUNT, SqliteReader, connect
+from .reader import ENTRY_COUNT, SqliteReader, connect, places
 
 FAILED_MARKER: Final = "FSYNC_FAILED"
 
@@ -55,9 +55,11 @@ _META: Final = "INSERT OR REPLACE INTO meta VALUES "
 _FORKS: Final = "INSERT OR REPLACE INTO forks VALUES "
 _CUT_ENTRIES: Final = "DELETE FROM entries WHERE slot >= ? AND slot <= ?"
 _CUT_SEALS: Final = "DELETE FROM seals WHERE slot >= ? AND slot <= ?"
-_CUT_OPS: Final = "DELETE FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
-_EDGES: Final = "SELECT tail FROM keys WHERE key = ? AND tail >= ? AND tail < ?"
-_CUT_EDGE: Final = "DELETE FROM keys WHERE key = ? AND tail = ?"
+_CUT_OPS: Final = "DELETE FROM keys WHERE tail >= ? AND tail < ? AND key IN "
+_CUT_EDGES: Final = (
+    "DELETE FROM keys WHERE tail >= ? AND tail < ?"
+    f" AND substr(tail, {packing.EDGE_SLOT_AT}, 8) BETWEEN ? AND ? AND key IN "
+)
 _IDEMPOTENT: Final = "INSERT OR REPLACE INTO idempotent VALUES "
 _PRUNE: Final = (
     "DELETE FROM idempotent WHERE key IN"
@@ -259,18 +261,18 @@ class SqliteStore(SqliteReader):
         write.execute("COMMIT")
 
     def _cut(self, number: int, first: int, keys: Sequence[bytes]) -> None:
-        """Delete a suffix of a log, its seals, and the ops and edges that these keys have of it."""
+        """Delete a suffix of a log, its seals, and the ops and edges that these keys have of it: some
+        hundred keys with one statement, as when rows go in."""
         write = self._writing
         slots = packing.slot_of(number, first), packing.slot_of(number, packing.SEQ_MAX)
         write.execute(_CUT_ENTRIES, slots)
         write.execute(_CUT_SEALS, slots)
-        for key in keys:
+        named_by = [packing.pack_u64(slot) for slot in slots]
+        for start in range(0, len(keys), _CHUNK_ROWS):
+            chunk = keys[start : start + _CHUNK_ROWS]
             for tag in (packing.PUT_TAG, packing.OP_TAG):
-                write.execute(_CUT_OPS, (key, *packing.op_tails(tag, number, first)))
-            edges = (key, bytes((packing.EDGE_TAG,)), bytes((packing.EDGE_TAG + 1,)))
-            for (tail,) in write.execute(_EDGES, edges).fetchall():
-                if slots[0] <= packing.edge_slot(tail) <= slots[1]:
-                    write.execute(_CUT_EDGE, (key, tail))
+                write.execute(_CUT_OPS + places(chunk), (*packing.op_tails(tag, number, first), *chunk))
+            write.execute(_CUT_EDGES + places(chunk), (*packing.ALL_EDGES, *named_by, *chunk))
 
     def _insert(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         for start in range(0, len(rows), _CHUNK_ROWS):

@@ -16,6 +16,7 @@ from lattice.core.entry import Entry, OpKind, Seal, Version, encode_op, make_ent
 from lattice.core.errors import LatticeError
 from lattice.core.heads import log_root
 from lattice.core.identity import NodeKey
+from lattice.core.limits import KEYS_READ_MAX
 from lattice.core.merkle import MerkleMap
 from lattice.core.rows import (
     Batch,
@@ -261,7 +262,13 @@ def assert_same(reader: Reader, model: Model) -> None:
         for first, last, most in ((0, 2**62, 10**9), (1, 2, 10**9), (0, 2**62, 700), (10**6, 2**64 - 1, 1)):
             assert reader.entries(*log, first, last, most) == model.entries(*log, first, last, most)
             assert reader.seals(*log, first, last) == model.seals(*log, first, last)
-    for key in (*model.rows.keys, b"never written"):
+    keys = sorted((*model.rows.keys, b"never written"))
+    for at in range(0, len(keys), KEYS_READ_MAX):
+        chunk = keys[at : at + KEYS_READ_MAX]
+        assert reader.key_states(chunk) == [model.key_state(key) for key in chunk]
+        assert list(reader.edges(chunk)) == sorted(edge for edge in model.rows.edges if edge.key in chunk)
+    assert reader.key_states([]) == list(reader.edges([])) == []
+    for key in keys:
         state = model.key_state(key)
         assert reader.key_state(key) == state
         assert reader.history(key, 1000) == model.history(key, 1000)

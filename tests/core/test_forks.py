@@ -3,7 +3,8 @@ inverse of putting them in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ from lattice.core.forks import (
 )
 from lattice.core.limits import FROZEN_NEVER
 from lattice.core.messages import Entries, Proof
-from lattice.core.rows import KeyState, LogHead, LogKey
+from lattice.core.rows import EdgeRow, EntryRow, KeyState, LogHead, LogKey
+from lattice.storage.memory import MemoryStore
 from tests.core.core_kit import (
     NETWORK,
     Author,
@@ -387,7 +389,7 @@ def _content(replica: Replica) -> Any:
     return (
         {key: state for key, state in states.items() if state is not None and state.present},
         {key: store.history(key, 100) for key in KEYS},
-        {key: store.edges(key) for key in KEYS},
+        {key: list(store.edges([key])) for key in KEYS},
         store.buckets(),
         {key: store.latest_put(key, Author(1).key.public_key, 1) for key in KEYS},
     )
@@ -424,6 +426,54 @@ def test_a_cut_is_the_exact_inverse(history: tuple[list[tuple[int, list[Any]]], 
     assert _content(cut) == _content(kept)
     assert cut.engine.roots.state_root == kept.engine.roots.state_root
     assert cut.engine.heads[authors[0].log()].frozen == first != FROZEN_NEVER
+
+
+class _Counting(MemoryStore):
+    """Counts how often it is asked for what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def key_state(self, key: bytes) -> KeyState | None:
+        self.asked["key"] += 1
+        return super().key_state(key)
+
+    def key_states(self, keys: Sequence[bytes]) -> list[KeyState | None]:
+        self.asked["keys"] += 1
+        return super().key_states(keys)
+
+    def edges(self, keys: Sequence[bytes]) -> Iterator[EdgeRow]:
+        self.asked["edges"] += 1
+        return super().edges(keys)
+
+    def entry_by_id(self, entry_id: bytes) -> EntryRow | None:
+        self.asked["entry"] += 1
+        return super().entry_by_id(entry_id)
+
+
+def test_many_keys_are_taken_out_with_few_reads() -> None:
+    """Whoever forks may have written any number of keys, and the node does nothing else meanwhile."""
+    forger, other = Author(1), Author(2)
+    keys = [[b"k/%d" % (256 * number + index) for index in range(256)] for number in range(5)]
+    named = [other.write(*[put(key, b"theirs") for key in each]) for each in keys]
+    first = forger.write(put(b"first"))
+    ended = [
+        forger.write(*[put(key, over=[Version(held.id, at)]) for at, key in enumerate(each)])
+        for held, each in zip(named, keys, strict=True)
+    ]
+    rival = forger.write(put(b"rival"), after=first)
+    plain, node = Replica(1), Replica(2, _Counting())
+    for replica in (plain, node):
+        replica.take(page(named, [other.seal(entry) for entry in named]))
+        replica.take(page([first], [forger.seal(first)]))
+    node.take(page(ended, [forger.seal(entry) for entry in ended]))
+    assert node.value(b"k/0") == [b"1"]
+    node.store.asked.clear()
+    assert only(node.take(page([rival], [forger.seal(rival)])), Frozen).fork.removed == 5
+    assert node.engine.roots.state_root == plain.engine.roots.state_root
+    assert node.value(b"k/1279") == [b"theirs"]
+    assert node.store.asked == {"keys": 3, "edges": 3, "entry": 5, "key": 1}
 
 
 def test_what_comes_with_the_evidence_and_was_named_by_what_goes_is_live_once() -> None:

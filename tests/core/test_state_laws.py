@@ -224,7 +224,7 @@ def rows_of(replica: Replica) -> dict[str, Any]:
         "entries": {log: [row[3:6] for row in store.entries(*log, 0, 2**62, 2**62)] for log in logs},
         "keys": {key: state for key, state in states.items() if state is not None and state.present},
         "ops": {key: store.history(key, 1000) for key in KEYS},
-        "edges": {key: store.edges(key) for key in KEYS},
+        "edges": {key: list(store.edges([key])) for key in KEYS},
         "latest puts": {(key, log): store.latest_put(key, *log) for key in KEYS for log in logs},
         "buckets": store.buckets(),
         "novelties": replica.engine.novelties(),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lattice.core.forks import FORK_PROOF, HeaderPath, pack_fork_proof, path_of, proof_of
+from lattice.core.limits import KEYS_READ_MAX
 from lattice.core.log import Logs
 from lattice.core.messages import Entries, Proof
 from lattice.core.rows import Batch, IdempotentRow, KeyState, LogHead, LogKey
@@ -19,7 +20,7 @@ from lattice.storage.datadir import STORE_FILE, open_store
 from lattice.storage.sqlite import SqliteStore
 from tests.contracts.ledgers import NETWORK, Ledger, assert_same_rows, workload
 from tests.core import core_kit
-from tests.core.core_kit import Author, Replica, put
+from tests.core.core_kit import Author, Replica, add, page, put
 
 KEYS = [b"key/%03d" % number for number in range(200)]
 LOG = LogKey(b"a" * 32, 1)
@@ -221,3 +222,40 @@ def test_frozen_logs_do_not_fill_the_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
         store.close()
+
+
+@pytest.mark.slow
+def test_a_cut_of_many_keys_is_a_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call into SQLite waits for Python's lock beside a busy loop: three for each key took a minute
+    for ten thousand keys, and all writes waited."""
+    forger, other = Author(1), Author(2)
+    keys = [b"k/%d" % number for number in range(1280)]
+    parts = [keys[at : at + 256] for at in range(0, len(keys), 256)]
+    honest = [other.write(*[put(key) for key in part]) for part in parts]
+    below = forger.write(*[put(key) for key in keys[100:300]])
+    above = [forger.write(put(key), add(key, 5)) for key in keys[:3]]
+    above += [forger.write(*[put(key, b"2") for key in part]) for part in parts]
+    rival = forger.write(put(b"rival"), after=below)
+    store = open_store(tmp_path, core_kit.NETWORK)
+    cut, kept = Replica(1, store), Replica(2)
+    for node in (cut, kept):
+        node.take(page(honest, [other.seal(entry) for entry in honest]))
+        node.take(page([below], [forger.seal(below)]))
+    cut.take(page(above, [forger.seal(entry) for entry in above]))
+    said: list[str] = []
+    store._writing.set_trace_callback(said.append)
+    cut.take(page([rival], [forger.seal(rival)]))
+    store._writing.set_trace_callback(None)
+    assert len([text for text in said if text.startswith("DELETE FROM keys")]) == 9
+    assert len(said) < 40
+    assert cut.engine.roots.state_root == kept.engine.roots.state_root
+    for at in range(0, len(keys), KEYS_READ_MAX):
+        chunk = sorted(keys)[at : at + KEYS_READ_MAX]
+        assert store.key_states(chunk) == kept.store.key_states(chunk)
+        for at_once in (1, 2, 7, 10_000):
+            monkeypatch.setattr("lattice.storage.reader._EDGES_READ_MAX", at_once)
+            assert list(store.edges(chunk)) == list(kept.store.edges(chunk))
+    for key in keys:
+        assert store.history(key, 100) == kept.store.history(key, 100)
+        assert store.latest_put(key, *forger.log()) == kept.store.latest_put(key, *forger.log())
+    store.close()

@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "what only they had replaced is live again",
         "core/state.py",
-        "        for version in released:\n",
-        "        for version in ():\n",
+        "            for held in released:\n",
+        "            for held in ():\n",
     ),
     Mutant(
         "what came with the evidence goes in before anything is taken out",
