@@ -102,22 +102,18 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, before)
 
 
-def _env_file(node: LocalNode) -> Path:
-    return node.directory / ".env"
-
-
 def _write_env(node: LocalNode) -> None:
     """The node's settings as a file, so that every other command can be pointed at it."""
     lines = [f"{name}={value}\n" for name, value in node.settings().items()]
-    _env_file(node).write_text("".join(lines), encoding="utf-8")
+    node.env_file.write_text("".join(lines), encoding="utf-8")
 
 
 def _introduce(nodes: Sequence[LocalNode]) -> None:
-    rows = [(node.name, node.url, str(_env_file(node))) for node in nodes]
+    rows = [(node.name, node.url, str(node.env_file)) for node in nodes]
     say(table([("NAME", "URL", "ENV FILE"), *rows]))
     say(f"For example: lattice put --url {nodes[0].url} greeting '\"hello\"'")
     say(f"             lattice get --url {nodes[-1].url} greeting")
-    say(f"             lattice status --env-file {_env_file(nodes[0])}")
+    say(f"             lattice status --env-file {nodes[0].env_file}")
     say("Ctrl-C ends all nodes.\n")
     sys.stdout.flush()
 

@@ -65,6 +65,18 @@ class LocalNode:
         return self.directory / "logs" / f"{self.name}.log"
 
     @property
+    def env_file(self) -> Path:
+        return self.directory / ".env"
+
+    def invocation(self, command: str, *arguments: str) -> list[str]:
+        """The command line of `lattice COMMAND ARGUMENTS` for this node. It names a file of settings, if
+        only an empty one: the project's own `.env` is another node's."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.env_file.touch()
+        file = ("--env-file", str(self.env_file))
+        return [*self.prefix, sys.executable, "-m", "lattice", command, *file, *arguments]
+
+    @property
     def pid(self) -> int:
         """The process id of the command that was started, its prefix included."""
         if self.process is None:
@@ -85,7 +97,7 @@ class LocalNode:
     def command(self, *arguments: str, text_in: str = "") -> str:
         """Run `lattice ARGUMENTS` with this node's settings to its end; what it printed."""
         done = subprocess.run(
-            [*self.prefix, sys.executable, "-m", "lattice", *arguments],
+            self.invocation(*arguments),
             env=self.environment(),
             input=text_in,
             capture_output=True,
@@ -99,10 +111,10 @@ class LocalNode:
         return done.stdout
 
     def start(self, *, wait: bool = True) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        command = self.invocation("start")
         with (self.directory / "console").open("ab") as console:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "lattice", "start"],
+                command,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,

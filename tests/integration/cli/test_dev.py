@@ -21,13 +21,14 @@ from tests.integration.cli.cli_kit import in_subprocess
 class Running:
     """`lattice dev …` with its output as it comes."""
 
-    def __init__(self, *arguments: str, temporary: Path) -> None:
+    def __init__(self, *arguments: str, temporary: Path, where: Path) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LATTICE_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "lattice", "dev", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=where,
             env={**environ, "TMPDIR": str(temporary)},
         )
         self.text = ""
@@ -55,9 +56,12 @@ class Running:
 
 @pytest.mark.slow
 def test_a_cluster_of_two_shows_itself_and_ends_in_order(tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
+    temporary, project = tmp_path / "temporary", tmp_path / "project"
     temporary.mkdir()
-    cluster = Running("2", temporary=temporary)
+    project.mkdir()
+    # The settings of the node that this machine really runs: none of them is the cluster's.
+    (project / ".env").write_text("LATTICE_JOIN=of another network\nLATTICE_P2P_ENABLED=false\n")
+    cluster = Running("2", temporary=temporary, where=project)
     try:
         wait_for("both are in sync", lambda: cluster.shows(r"nodeB .* 1 of 1  yes"), within_s=90)
         urls = re.findall(r"^node[AB]  (http://\S+)  \S+\.env$", cluster.text, re.MULTILINE)
