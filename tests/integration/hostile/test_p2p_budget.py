@@ -25,7 +25,7 @@ from .p2p_kit import CHARGED, CUT, MESSAGES, REFUSED, REQUEST, Closed, p2p_scene
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 MEASURED_S = 4.0
-PAGES, ENTRIES_A_PAGE = 80, 300
+PAGES, ENTRIES_A_PAGE = 50, 300
 
 
 @pytest.fixture(scope="module")
