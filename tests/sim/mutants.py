@@ -39,8 +39,8 @@ MUTANTS = (
     Mutant(
         "a gap is silently ignored: what is missing is not asked for",
         "core/reconcile.py",
-        "            if ours.seq < last:\n                wants.append(Want(key.author,",
-        "            if ours.seq + 1 == last:\n                wants.append(Want(key.author,",
+        "            if ours.seq < last and key not in searches:\n",
+        "            if ours.seq + 1 == last and key not in searches:\n",
     ),
     Mutant(
         "sync is skipped when the state roots are equal",
@@ -63,8 +63,8 @@ MUTANTS = (
     Mutant(
         "rounds pull and never push",
         "core/reconcile.py",
-        "            out = self._serve(asked, proofs)\n            if missing",
-        "            out = self._serve((), proofs)\n            if missing",
+        "            pages = self._serve(asked, proofs)\n",
+        "            pages = self._serve((), proofs)\n",
     ),
     Mutant(
         "a delete ends whatever is live here",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -219,3 +220,16 @@ def _target(node: ast.Import | ast.ImportFrom) -> str:
     if isinstance(node, ast.ImportFrom):
         return ".".join([node.module or "", *(alias.name for alias in node.names)])
     return ".".join(alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("name", ["mutants.py", "fork_mutants.py"])
+def test_every_planted_bug_still_has_its_place(name: str) -> None:
+    """They are planted by hand and seldom, and one without a place is caught by nothing and nobody."""
+    planted = runpy.run_path(str(ROOT / "tests" / "sim" / name))["MUTANTS"]
+    assert len(planted) >= 20
+    lost = [
+        mutant.old
+        for mutant in planted
+        if (ROOT / "lattice" / mutant.file).read_text(encoding="utf-8").count(mutant.old) != 1
+    ]
+    assert lost == []
