@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -124,7 +124,7 @@ _ACK_TIMEOUT_S: Final = 10.0
 _ACK_STEP_S: Final = 0.25
 _WATCH_PEERS_S: Final = 1.0
 _ROOM_EVERY_S: Final = 1.0
-_PEERS_SAVE_EACH_S: Final = 0.01
+_PEERS_SAVE_EACH_S: Final = 0.01  # for each known peer: the whole list is written, however little changed
 
 
 class Node:
@@ -463,7 +463,7 @@ class Node:
             self._p2p.expel(peer.key)
         return gone
 
-    def _let_go(self, keys: Sequence[str]) -> str | None:
+    def _let_go(self, keys: Iterable[str]) -> str | None:
         """The oldest of these peers that nothing is heard of, forgotten in favour of a new one. Once a
         second: looking through thousands at each name that somebody makes would be the attack."""
         now = trio.current_time()

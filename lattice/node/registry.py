@@ -6,7 +6,7 @@ store) and must become one list in which nobody stands twice and we ourselves ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -97,7 +97,7 @@ class Registry:
         *,
         takes_loopback: Callable[[], bool] = lambda: True,
         refused: Callable[[str], None] = lambda reason: None,
-        let_go: Callable[[Sequence[str]], str | None] = lambda keys: None,
+        let_go: Callable[[Iterable[str]], str | None] = lambda keys: None,
     ) -> None:
         """`takes_loopback` says whether what others announce may be on loopback: only where this node
         itself is nowhere else. `refused` counts each announced address that was not taken, by reason.
@@ -257,11 +257,12 @@ class Registry:
     def _make_room(self) -> bool:
         """Let go of a peer that is known by its own word alone and was never in sync: who makes thousands
         of names must not keep a true node out for ever."""
-        own_word = [
+        # Not yet looked through: whoever is asked may decide without.
+        own_word = (
             key
             for key, peer in self._peers.items()
             if peer.sources <= {"learned", "mdns"} and peer.synced_ms is None
-        ]
+        )
         gone = self._let_go(own_word)
         return gone is not None and self.forget(gone)
 

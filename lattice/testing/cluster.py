@@ -172,6 +172,16 @@ class LocalNode:
     def state(self) -> LedgerState:
         return self.send(calls.state())
 
+    def has_key(self, key: str) -> bool:
+        """Whether the running node answers with a value or a counter under this key."""
+        try:
+            self.send(calls.get(key))
+        except LatticeError as error:
+            if error.code != "not_found":
+                raise
+            return False
+        return True
+
     def log_text(self) -> str:
         return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
 

@@ -70,7 +70,7 @@ class Scene:
 
     def arrives(self, key: str, targets: Sequence[LocalNode], *, within_s: float) -> None:
         for node in targets:
-            wait_for(f"{key} at {node.name}", lambda node=node: traffic.has_key(node, key), within_s=within_s)
+            wait_for(f"{key} at {node.name}", lambda node=node: node.has_key(key), within_s=within_s)
 
     def equal(self, name: str, *, within_s: float = 30) -> None:
         """With the writers paused all heads and roots become equal."""

@@ -43,8 +43,8 @@ def both_blocked(directory: Path) -> Measured:
             assert cut.status.headline.startswith("Network status: isolated")
             assert not cut.status.resilient
             # Nothing came through, and the node went on taking writes (a writer's trouble fails the course).
-            assert not any(traffic.has_key(node, "mark/inside") for node in others)
-            assert not traffic.has_key(blocked, "mark/outside")
+            assert not any(node.has_key("mark/inside") for node in others)
+            assert not blocked.has_key("mark/outside")
             assert it.writers[0].rate_since(blocked_at) >= 5
             assert [watcher.modes(it.began_at) for watcher in it.watchers[1:]] == [["P2P"], ["P2P"]]
             assert fault.packets() > 0

@@ -47,16 +47,16 @@ def islands(directory: Path) -> Measured:
                 traffic.put_mark(east[0], "mark/east")
                 time.sleep(50)
                 # The control: until HTTP takes over the sea is closed.
-                assert not any(traffic.has_key(node, "mark/west") for node in east)
-                assert not any(traffic.has_key(node, "mark/east") for node in west)
+                assert not any(node.has_key("mark/west") for node in east)
+                assert not any(node.has_key("mark/east") for node in west)
                 time.sleep(max(0.0, blocked_at + 66 - time.monotonic()))
                 for writer in writers:
                     writer.pause()
                 left_s = blocked_at + EQUAL_WITHIN_S - time.monotonic()
                 wait_for("equal heads and roots over the sea", lambda: roots_equal(nodes), within_s=left_s)
                 measured["equal_after_block_s"] = time.monotonic() - blocked_at
-                assert all(traffic.has_key(node, "mark/west") for node in east)
-                assert all(traffic.has_key(node, "mark/east") for node in west)
+                assert all(node.has_key("mark/west") for node in east)
+                assert all(node.has_key("mark/east") for node in west)
                 for writer in writers:
                     writer.resume()
                 _cross(measured, "bridged_s", west[0], east, 15)
@@ -96,7 +96,7 @@ def _cross(
     key = f"mark/{name}"
     traffic.put_mark(source, key)
     measured[name] = max(
-        wait_for(f"{key} at {node.name}", lambda node=node: traffic.has_key(node, key), within_s=within_s)
+        wait_for(f"{key} at {node.name}", lambda node=node: node.has_key(key), within_s=within_s)
         for node in targets
     )
 

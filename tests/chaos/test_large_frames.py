@@ -53,12 +53,12 @@ def large_frames(directory: Path) -> Measured:
                 for node in others:
                     wait_for(
                         "the entry at the others",
-                        lambda node=node: traffic.has_key(node, "mark/large"),
+                        lambda node=node: node.has_key("mark/large"),
                         within_s=15,
                     )
                 measured["entries_crossed_s"] = time.monotonic() - holed_at
                 traffic.put_mark(others[0], "mark/back")
-                wait_for("an entry back", lambda: traffic.has_key(holed, "mark/back"), within_s=15)
+                wait_for("an entry back", lambda: holed.has_key("mark/back"), within_s=15)
                 # Small packets pass all the time, and may look like a healed lung.
                 time.sleep(max(0.0, holed_at + 120 - time.monotonic()))
                 assert watchers[0].modes(holed_at) == ["P2P", "HTTP"]

@@ -95,7 +95,7 @@ class _Course:
         traffic.put_mark(self.blocked, "mark/early")
         self.watcher.wait("nearly a minute", lambda look: look.silent_s > 57, within_s=65)
         # Until then the block is tight, whatever libp2p believes of its connections.
-        assert not any(traffic.has_key(node, "mark/early") for node in self.others)
+        assert not any(node.has_key("mark/early") for node in self.others)
         fallen = self.watcher.wait("HTTP", lambda look: look.mode == "HTTP", within_s=10)
         self.measured["http_after_last_beat_s"] = fallen.silent_s
         assert 60 <= fallen.silent_s <= 65
@@ -107,9 +107,7 @@ class _Course:
         self.measured["first_http_sync_s"] = max(0.0, synced.at - self.fell_at)
         assert synced.at - self.fell_at <= 10
         for node in self.others:
-            wait_for(
-                "the entry from before", lambda node=node: traffic.has_key(node, "mark/early"), within_s=10
-            )
+            wait_for("the entry from before", lambda node=node: node.has_key("mark/early"), within_s=10)
 
     def crosses_over_http(self) -> None:
         """During the block entries of both sides reach both sides."""
@@ -171,7 +169,7 @@ class _Course:
         key = f"mark/{when}/{source.name}"
         traffic.put_mark(source, key)
         return max(
-            wait_for(f"{key} at {node.name}", lambda node=node: traffic.has_key(node, key), within_s=within_s)
+            wait_for(f"{key} at {node.name}", lambda node=node: node.has_key(key), within_s=within_s)
             for node in targets
         )
 

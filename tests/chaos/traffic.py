@@ -182,13 +182,3 @@ def going_on(parts: Sequence[Writer | Watcher]) -> Iterator[None]:
 def put_mark(node: LocalNode, key: str) -> Acknowledged:
     """One entry of its own, to be looked for elsewhere."""
     return acknowledged(node, node.send(calls.put(key, b"1")))
-
-
-def has_key(node: LocalNode, key: str) -> bool:
-    try:
-        node.send(calls.get(key))
-    except LatticeError as error:
-        if error.code != "not_found":
-            raise
-        return False
-    return True

@@ -10,7 +10,8 @@ import trio.testing
 
 from lattice.core.errors import LatticeError
 from lattice.core.limits import TURNS_WAITING_MAX
-from lattice.core.messages import Proof, WantEntries
+from lattice.core.messages import Entries, Heads, HeadsFlag, Message, Proof, Roots, WantEntries
+from lattice.node.node import _is_work
 from lattice.node.turns import REST_S_MAX, REST_SHARE, Turns, cost_s
 from tests.core.core_kit import Author, page, put
 
@@ -108,3 +109,21 @@ async def test_a_line_is_bounded_and_of_one_peer(autojump_clock: trio.testing.Mo
     await trio.sleep(REST_S_MAX)
     await bring(b"c")
     assert len(turns) == 1, "who has nothing in line and has rested is forgotten"
+
+
+ROOTS = Roots(bytes(32), bytes(32), 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "waits"),
+    [
+        (WantEntries(()), True),
+        (Proof(1, b""), True),
+        (Entries((), ()), True),
+        (Heads(1, HeadsFlag.LISTS, ROOTS), True),
+        (Heads(1, HeadsFlag(0), ROOTS), False),
+        (Heads(1, HeadsFlag.FINAL, ROOTS), False),
+    ],
+)
+def test_what_costs_more_than_a_look_at_the_roots_waits_for_its_turn(message: Message, waits: bool) -> None:
+    assert _is_work(message) is waits

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from lattice.client import calls
-from lattice.core.errors import LatticeError
 from lattice.testing.cluster import LocalNode, make_nodes, roots_equal, running, wait_for
 from tests.integration.processes.process_kit import Journal, history_faults, writing
 
@@ -52,16 +51,6 @@ def asked_all_the_time(node: LocalNode, longest: list[float], failures: list[str
         thread.join()
 
 
-def holds(node: LocalNode, key: str) -> bool:
-    try:
-        node.send(calls.get(key))
-    except LatticeError as error:
-        if error.code != "not_found":
-            raise
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
     "wound", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP], ids=["swarm", "pubsub", "cancelled"]
 )
@@ -88,10 +77,10 @@ def test_a_crashed_host_is_back_and_http_answers_throughout(tmp_path: Path, woun
                 step_s=0.02,
             )
             journal.put(wounded, "after", 2)
-            wait_for("gossip from it", lambda: holds(other, "after"), within_s=30)
+            wait_for("gossip from it", lambda: other.has_key("after"), within_s=30)
             wait_for("its beats", lambda: other.status().peers[0].last_heard_s < 3, within_s=30)
             journal.put(other, "back", 3)
-            wait_for("gossip to it", lambda: holds(wounded, "back"), within_s=30)
+            wait_for("gossip to it", lambda: wounded.has_key("back"), within_s=30)
         assert [writer.error for writer in (*here, *there)] == [None, None]
         wait_for("equal roots", lambda: roots_equal(nodes), within_s=30)
         status = wounded.status()
